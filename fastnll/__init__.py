@@ -1,0 +1,58 @@
+"""fastnll: the negative log-likelihood, its gradient and its minimum, fast on CPUs."""
+
+from fastnll.config import using
+from fastnll.data import FeatureDataset, SequenceDataset
+from fastnll.errors import (
+    BackendError,
+    DataError,
+    DTypeError,
+    FastnllError,
+    LabelError,
+    OptionError,
+    ShapeError,
+    VerificationError,
+)
+from fastnll.losses import CrossEntropy
+from fastnll.ops import (
+    CrossEntropyDetails,
+    cross_entropy,
+    cross_entropy_details,
+    cross_entropy_value_and_grad,
+    log_softmax,
+    log_softmax_vjp,
+    logsumexp,
+    nll_loss,
+    selected_log_probs,
+    sgd_update,
+    softmax,
+    softmax_vjp,
+)
+from fastnll.system import info
+
+__all__ = [
+    "BackendError",
+    "CrossEntropy",
+    "CrossEntropyDetails",
+    "DTypeError",
+    "DataError",
+    "FastnllError",
+    "FeatureDataset",
+    "LabelError",
+    "OptionError",
+    "SequenceDataset",
+    "ShapeError",
+    "VerificationError",
+    "cross_entropy",
+    "cross_entropy_details",
+    "cross_entropy_value_and_grad",
+    "info",
+    "log_softmax",
+    "log_softmax_vjp",
+    "logsumexp",
+    "nll_loss",
+    "selected_log_probs",
+    "sgd_update",
+    "softmax",
+    "softmax_vjp",
+    "using",
+]

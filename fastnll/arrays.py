@@ -1,0 +1,225 @@
+"""The only input checks: from what a user passed to what a kernel may trust.
+
+A user's array becomes a *row view* ``(outer, inner, V)``: the class axis last, the other axes merged
+into two where their strides allow it without a copy. Everything after this file relies on it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnll.dtypes import FLOATS, float_type
+from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
+from fastnll.kernels.spec import TargetScan
+
+__all__ = [
+    "as_float_array",
+    "as_targets",
+    "check_axis",
+    "out_rows",
+    "raise_bad_targets",
+    "rows_view",
+    "split_axes",
+]
+
+Array = npt.NDArray[Any]
+
+
+def as_float_array(x: Any, name: str) -> Array:
+    """Return `x` as an array of a supported float dtype, without a copy where it is one already.
+
+    Integers become float64, as NumPy's own functions do.
+
+    Raises
+    ------
+    DTypeError
+        For complex, boolean, object, text and other dtypes that have no softmax.
+    """
+    a = x if type(x) is np.ndarray else _to_array(x, name)
+    if float_type(a.dtype) is not None:
+        return a
+    if a.dtype.kind in "iu" and a.dtype != object:
+        return a.astype(np.float64)
+    if a.dtype.kind == "f" and a.dtype.itemsize <= 8:  # a foreign byte order
+        return a.astype(a.dtype.newbyteorder("="))
+    raise DTypeError(
+        f"{name}: expected dtype {', '.join(FLOATS)} or an integer dtype, got {a.dtype}; "
+        f"convert it first, for example {name}.astype(numpy.float32)"
+    )
+
+
+def _to_array(x: Any, name: str) -> Array:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise DTypeError(f"{name}: expected a plain array, got a masked one; fill it, or pass mask= for rows")
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeError(f"{name}: expected a rectangular array, got nested sequences of other lengths ({error})") from None
+
+
+def check_axis(axis: object, ndim: int, name: str) -> int:
+    """Return the class axis counted from the front.
+
+    Raises
+    ------
+    ShapeError
+        If the array has no such axis.
+    OptionError
+        If `axis` is no integer.
+    """
+    if ndim == 0:
+        raise ShapeError(f"{name}: expected at least one axis (the classes), got a scalar")
+    try:
+        index = operator.index(axis)  # type: ignore[arg-type]
+    except TypeError:
+        raise OptionError(f"axis: expected an integer, got {axis!r}") from None
+    if not -ndim <= index < ndim:
+        raise ShapeError(f"axis: expected -{ndim} to {ndim - 1} for {name} of {ndim} axes, got {index}")
+    return index % ndim
+
+
+def split_axes(x: Array, axis: int) -> Array:
+    """Return a view of `x` with the class axis last."""
+    if axis == x.ndim - 1:
+        return x
+    order = [i for i in range(x.ndim) if i != axis]
+    return x.transpose(*order, axis)
+
+
+def rows_view(x: Array, name: str) -> Array:
+    """Return (outer, inner, V) rows of an array whose class axis is last; a copy only if no view exists.
+
+    Raises
+    ------
+    ShapeError
+        If there are no classes.
+    """
+    v = x.shape[-1]
+    if v == 0:
+        raise ShapeError(f"{name}: expected at least one class, got shape {x.shape} with none")
+    if x.ndim == 2:
+        return x[None]
+    if x.ndim == 3:
+        return x
+    lead = x.shape[:-1]
+    for cut in range(len(lead)):
+        shape = (_product(lead[:cut]), _product(lead[cut:]), v)
+        try:
+            return x.reshape(shape, copy=False)
+        except ValueError:
+            continue
+    return x.reshape(1, -1, v)
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def _same_memory(a: Array, b: Array) -> bool:
+    return (
+        a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.shape == b.shape and a.dtype == b.dtype
+    )
+
+
+def out_rows(
+    out: Array | None, sources: Sequence[Array], axis: int, row_shape: tuple[int, ...], name: str = "out"
+) -> tuple[Array, Array, Callable[[], None] | None]:
+    """Check or make an output array of the shape and dtype of ``sources[0]``.
+
+    Returns
+    -------
+    result : ndarray
+        What the user gets: `out` itself, or a fresh C-contiguous array.
+    rows : ndarray (outer, inner, V)
+        Where the kernel writes. Either a view of `result` or, if its strides allow none or if it
+        overlaps a source other than exactly, a buffer.
+    finish : callable or None
+        Copies the buffer to `result`; call it after the kernel.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If `out` does not fit, or is not writeable.
+    """
+    like = sources[0]
+    if out is None:
+        result = np.empty(like.shape, like.dtype)
+        return result, _reshaped(result, axis, row_shape), None
+    if not isinstance(out, np.ndarray):
+        raise DTypeError(f"{name}: expected a numpy array, got {type(out).__name__}")
+    if out.shape != like.shape:
+        raise ShapeError(f"{name}: expected shape {like.shape}, got {out.shape}")
+    if out.dtype != like.dtype:
+        raise DTypeError(f"{name}: expected dtype {like.dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise DTypeError(f"{name}: expected a writeable array, got a read-only one; pass a copy")
+    overlaps = any(np.may_share_memory(out, s) and not _same_memory(out, s) for s in sources)
+    if not overlaps:
+        try:
+            return out, split_axes(out, axis).reshape(row_shape, copy=False), None
+        except ValueError:
+            pass
+    buffer = np.empty(like.shape, like.dtype)
+    return out, _reshaped(buffer, axis, row_shape), lambda: np.copyto(out, buffer)
+
+
+def _reshaped(fresh: Array, axis: int, row_shape: tuple[int, ...]) -> Array:
+    """Return the row view of a fresh C-contiguous array, which always has one."""
+    if axis == fresh.ndim - 1:
+        return fresh.reshape(row_shape)
+    outer, inner = _product(fresh.shape[:axis]), _product(fresh.shape[axis + 1 :])
+    view = fresh.reshape(outer, fresh.shape[axis], inner).transpose(0, 2, 1)
+    if view.shape == row_shape:
+        return view
+    # The logits' own strides asked for another cut of the axes: make the array in that order of rows.
+    return split_axes(fresh, axis).reshape(row_shape, copy=False)
+
+
+def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> Array:
+    """Return integer targets of the given shape, in place whatever their integer dtype.
+
+    Raises
+    ------
+    DTypeError
+        For floats (with the conversion to write), booleans and other dtypes.
+    ShapeError
+        If the shape is not the logits' shape without the class axis.
+    """
+    t = targets if type(targets) is np.ndarray else _to_array(targets, name)
+    if t.dtype.kind not in "iu":
+        if t.size == 0 and t.dtype == np.float64 and not isinstance(targets, np.ndarray):
+            t = t.astype(np.int64)  # an empty list
+        else:
+            hint = f"; class ids are integers: {name}.astype(numpy.int64)" if t.dtype.kind in "fb" else ""
+            raise DTypeError(f"{name}: expected an integer dtype, got {t.dtype}{hint}")
+    if not t.dtype.isnative:
+        t = t.astype(t.dtype.newbyteorder("="))
+    if t.shape != shape:
+        raise ShapeError(
+            f"{name}: expected shape {shape} (the logits' shape without the class axis), got {t.shape}"
+        )
+    return t
+
+
+def raise_bad_targets(scan: TargetScan, targets: Array, n_classes: int, ignored: str, name: str = "targets") -> None:
+    """Raise LabelError for what a scan of the targets found.
+
+    Raises
+    ------
+    LabelError
+        Naming the first bad position, its value, the range allowed and how many there are.
+    """
+    index = tuple(int(i) for i in np.unravel_index(scan.first_bad, targets.shape))
+    where = index[0] if len(index) == 1 else index
+    raise LabelError(
+        f"{name}: expected class ids from 0 to {n_classes - 1}{ignored}, got {int(targets[index])} at position {where} "
+        f"({scan.n_bad} of {targets.size} out of range)"
+    )

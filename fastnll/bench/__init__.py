@@ -1,0 +1,1 @@
+"""The benchmarks: one table of cases, one of contenders, correctness before time."""

@@ -1,0 +1,1 @@
+"""The command ``fastnll``: `main.COMMANDS` lists the subcommands, one module each."""

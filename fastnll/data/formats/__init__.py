@@ -1,0 +1,8 @@
+"""Files of sequences: fastnll's own, and those of others."""
+
+from fastnll.data.formats.arrow import from_arrow
+from fastnll.data.formats.opening import open_dataset, recognise
+from fastnll.data.formats.texts import iter_jsonl
+from fastnll.data.formats.writing import write_dataset
+
+__all__ = ["from_arrow", "iter_jsonl", "open_dataset", "recognise", "write_dataset"]

@@ -1,0 +1,1 @@
+"""The kernels: one specification (`spec`), one reference, and the backends that must agree with it."""

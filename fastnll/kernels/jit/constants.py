@@ -1,0 +1,68 @@
+"""Numbers of the Numba kernels: polynomials fitted by ``benchmarks/fit_exp.py``, sizes, storage codes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "BLOCK",
+    "EXP6_F32",
+    "EXP11_F64",
+    "LANES",
+    "LN2_F32",
+    "LN2_F64",
+    "LN2_SPLIT_F32",
+    "LN2_SPLIT_F64",
+    "LOG2_E",
+    "LOG8_F64",
+    "SEGMENT",
+    "SMALL_V",
+    "TILE",
+]
+
+# exp(r), |r| <= ln(2)/2: 0.87 ulp worst in float32, 0.86 ulp in float64.
+EXP6_F32: Final = (1.0, 1.0, 0.49999994, 0.166665211, 0.0416682549, 0.00836866163, 0.00138214533)
+EXP11_F64: Final = (
+    1.0,
+    1.0,
+    0.50000000000000111,
+    0.16666666666666463,
+    0.041666666666528566,
+    0.0083333333334706626,
+    0.0013888888943773272,
+    0.00019841269546529676,
+    2.4801493095462626e-05,
+    2.755755767704352e-06,
+    2.7630220784701751e-07,
+    2.5007561474064171e-08,
+)
+
+# log(m) = s P(s^2) with s = (m - 1) / (m + 1), sqrt(1/2) <= m < sqrt(2).
+LOG8_F64: Final = (
+    2.0,
+    0.66666666666667351,
+    0.39999999999409119,
+    0.28571428743787008,
+    0.22222198413934752,
+    0.1818357336939885,
+    0.1531380057129699,
+    0.1479862838946738,
+)
+
+# ln 2 in pieces: with fma the first has all bits; without, its product with n must be exact.
+LN2_F32: Final = (0.693147182, -1.90465421e-09)
+LN2_F64: Final = (0.69314718055994529, 2.3190468138462996e-17)
+LN2_SPLIT_F32: Final = (0.693359375, -0.000212192535, -1.90465421e-09)
+LN2_SPLIT_F64: Final = (0.69314718060195446, -4.2009150726810846e-11)
+LOG2_E: Final = 1.4426950408889634
+
+# Elements summed in one go in the compute dtype; such sums are added up in float64. 8 KB of float32.
+BLOCK: Final = 2048
+# Rows handled side by side where V is small or the class axis is not last; a row block.
+LANES: Final = 64
+# Classes of such a tile held at a time: 64 KB of float32.
+SEGMENT: Final = 256
+# Up to here rows go side by side: a row's own overhead is about that of 64 elements.
+SMALL_V: Final = 64
+# Rows fetched together where the classes of a row lie further apart than neighbouring rows: a cache line.
+TILE: Final = 16

@@ -1,0 +1,367 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""The native backend: tasks of `fastnll.kernels.spec` turned into C tasks and dealt to OpenMP threads.
+
+Everything that touches data is C behind a table per instruction set. Results are per row or per block of
+rows, so the order in which threads take items cannot change a bit of them.
+"""
+
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from fastnll.kernels.native._native cimport *
+
+import numpy as np
+
+from fastnll import config
+from fastnll.dtypes import FLOATS, INTEGERS
+from fastnll.kernels.spec import TargetScan
+
+cdef enum:
+    MAX_TABLES = 8
+    # Output of at least this many bytes bypasses the caches: it would not stay in them anyway.
+    STREAM_BYTES = 1 << 25
+
+cdef const fnll_table *_tables[MAX_TABLES]
+cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
+cdef dict _table_index = {_tables[i].name.decode(): i for i in range(_n_tables)}
+cdef dict _float_codes = {name: float_type.code for name, float_type in FLOATS.items()}
+cdef dict _integer_codes = {name: code for code, name in enumerate(INTEGERS)}
+
+
+def isas():
+    """Return the names of the tables this machine can run, the best last."""
+    return tuple(_table_index)
+
+
+cdef const fnll_table *_table() except NULL:
+    """Return the table that `using` or the environment pins, else the best."""
+    cdef object name = config.pinned_isa()
+    if name is None:
+        return _tables[_n_tables - 1]
+    if name not in _table_index:
+        from fastnll.kernels import registry
+        registry.isa_name()  # raises, with what there is
+    return _tables[<int>_table_index[name]]
+
+
+cdef int _fill(fnll_array *to, object a, bint writable) except -1:
+    """Read the pointer and element strides of an array of 1 to 3 axes. The task keeps the array alive."""
+    cdef Py_buffer view
+    cdef Py_ssize_t size
+    if a.dtype.name == "bfloat16":
+        a = a.view(np.uint16)
+    PyObject_GetBuffer(a, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
+    size = view.itemsize
+    to.p = view.buf
+    to.outer = view.strides[0] // size
+    to.inner = view.strides[1] // size if view.ndim > 1 else 0
+    to.cls = view.strides[2] // size if view.ndim > 2 else 0
+    PyBuffer_Release(&view)
+    return 0
+
+
+cdef void *_pointer(object a) except? NULL:
+    cdef fnll_array to
+    if a is None:
+        return NULL
+    _fill(&to, a, False)
+    return to.p
+
+
+cdef object _double(object a):
+    """Return a float64 array to write to in place of `a`: itself where it is one."""
+    return a if a is None or a.dtype == np.float64 else np.empty(a.shape)
+
+
+cdef int _copy_back(object a, object buffer) except -1:
+    if buffer is not a:
+        # Losses beyond float32 become inf, as they would have been there.
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            a[...] = buffer
+    return 0
+
+
+cdef int _shape(fnll_task *c, object x) except -1:
+    memset(c, 0, sizeof(fnll_task))
+    c.outer, c.inner, c.v = x.shape
+    _fill(&c.x, x, False)
+    c.grad_scale = c.temperature = 1.0
+    return 0
+
+
+cdef int _set_out(fnll_task *c, object out, object x) except -1:
+    if out is None:
+        return 0
+    _fill(&c.out, out, True)
+    # Lines that were read are written back without being read again; others are better streamed.
+    c.stream = (c.out.p != c.x.p and c.out.cls == 1 and c.v * x.itemsize >= 1024
+                and c.outer * c.inner * c.v * x.itemsize >= STREAM_BYTES)
+    return 0
+
+
+cdef int _run(const fnll_kernels *kernels, fnll_task *c, int itemsize, int threads, double *block_sums) except -1:
+    """Deal the rows of a task to threads."""
+    cdef int64_t n = c.outer * c.inner, rows, items, item, pieces, bytes_each = fnll_scratch(c.v)
+    cdef char *scratch = NULL
+    cdef double *losses = NULL
+    cdef bint own_loss = False
+    if n == 0:
+        return 0
+    pieces = fnll_pieces(c, threads)
+    if pieces > 1 and c.row_weight == NULL and c.op != FNLL_GATHER and _splits(c):
+        return _run_split(kernels, c, threads, pieces, block_sums)
+    rows = fnll_rows_per_item(c, itemsize, threads)
+    items = (n + rows - 1) // rows
+    if rows < FNLL_ROWS and block_sums != NULL and c.loss == NULL:
+        losses = <double *>malloc(n * sizeof(double))
+        if losses == NULL:
+            raise MemoryError()
+        c.loss = losses
+        own_loss = True
+    if bytes_each:
+        scratch = <char *>malloc(bytes_each * threads)
+        if scratch == NULL:
+            free(losses)
+            raise MemoryError()
+    with nogil:
+        if threads == 1:
+            for item in range(items):
+                fnll_item(kernels, c, rows, item, block_sums if rows >= FNLL_ROWS else NULL, scratch)
+        else:
+            for item in prange(items, num_threads=threads, schedule="dynamic"):
+                fnll_item(kernels, c, rows, item, block_sums if rows >= FNLL_ROWS else NULL,
+                          scratch + bytes_each * threadid() if bytes_each else NULL)
+    if rows < FNLL_ROWS and block_sums != NULL:
+        _sum_blocks(c.loss, n, block_sums)
+    if own_loss:
+        c.loss = NULL
+    free(losses)
+    free(scratch)
+    return 0
+
+
+cdef void _sum_blocks(const double *loss, int64_t n, double *block_sums) noexcept nogil:
+    cdef int64_t b, i
+    cdef double total
+    for b in range((n + FNLL_ROWS - 1) // FNLL_ROWS):
+        total = 0.0
+        for i in range(b * FNLL_ROWS, min(n, (b + 1) * FNLL_ROWS)):
+            total = total + loss[i]
+        block_sums[b] = total
+
+
+cdef bint _splits(const fnll_task *c) noexcept nogil:
+    """Whether a row may be cut: contiguous, without options that look at the whole row twice."""
+    return (c.x.cls == 1 and (c.out.p == NULL or c.out.cls == 1) and c.smoothing == 0.0 and c.z_loss == 0.0
+            and c.temperature == 1.0 and c.softcap == 0.0 and c.mask.p == NULL and c.q.p == NULL and c.ids == NULL
+            and c.entropy == NULL and c.argmax == NULL and c.rank == NULL
+            and (c.op != FNLL_CROSS_ENTROPY or (c.t.p != NULL and c.lse == NULL)))
+
+
+cdef int _run_split(const fnll_kernels *kernels, fnll_task *c, int threads, int64_t pieces, double *sums) except -1:
+    """Fewer rows than keep all threads at work: cut rows into runs of blocks."""
+    cdef int64_t n = c.outer * c.inner, blocks = (c.v + FNLL_BLOCK - 1) // FNLL_BLOCK, item, r, part
+    cdef int64_t items = n * pieces, bytes_each = fnll_scratch(c.v)
+    cdef fnll_block *state = <fnll_block *>malloc(n * blocks * sizeof(fnll_block))
+    cdef double *scalars = <double *>malloc(n * FNLL_COEFFICIENTS * sizeof(double))
+    cdef int *done = <int *>malloc(n * sizeof(int))
+    cdef double *losses = <double *>malloc(n * sizeof(double))
+    cdef void *scratch = malloc(bytes_each) if bytes_each else NULL
+    cdef bint own_loss = c.loss == NULL
+    cdef bint failed = (state == NULL or scalars == NULL or done == NULL or losses == NULL
+                        or (bytes_each and scratch == NULL))
+    if not failed:
+        with nogil:
+            if own_loss:
+                c.loss = losses
+            for item in prange(items, num_threads=threads, schedule="static"):
+                kernels.split_stats(c, item // pieces, blocks * (item % pieces) // pieces,
+                                    blocks * (item % pieces + 1) // pieces, state + item // pieces * blocks)
+            for r in range(n):
+                done[r] = kernels.split_merge(c, r, state + r * blocks, scalars + r * FNLL_COEFFICIENTS)
+                if not done[r]:
+                    kernels.rows(c, r, r + 1, scratch)
+            if c.out.p != NULL:
+                for item in prange(items, num_threads=threads, schedule="static"):
+                    if done[item // pieces]:
+                        kernels.split_emit(c, item // pieces, blocks * (item % pieces) // pieces,
+                                           blocks * (item % pieces + 1) // pieces,
+                                           scalars + item // pieces * FNLL_COEFFICIENTS)
+            if sums != NULL:
+                _sum_blocks(c.loss, n, sums)
+            if own_loss:
+                c.loss = NULL
+    free(state)
+    free(scalars)
+    free(done)
+    free(losses)
+    free(scratch)
+    if failed:
+        raise MemoryError()
+    return 0
+
+
+cdef int _softmax(object task, int op) except -1:
+    cdef fnll_task c
+    cdef object x = task.x, lse = _double(task.lse)
+    _shape(&c, x)
+    c.op = op
+    _set_out(&c, task.out, x)
+    c.lse = <double *>_pointer(lse)
+    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads, NULL)
+    if lse is not None:
+        _copy_back(task.lse, lse)
+    return 0
+
+
+def logsumexp(task):
+    """Run a `SoftmaxTask` for its logsumexp."""
+    _softmax(task, FNLL_LSE)
+
+
+def softmax(task):
+    """Run a `SoftmaxTask` for its output."""
+    _softmax(task, FNLL_LOG_SOFTMAX if task.log else FNLL_SOFTMAX)
+
+
+def softmax_vjp(task):
+    """Run a `VjpTask`."""
+    cdef fnll_task c
+    cdef object y = task.y
+    cdef int log = task.log, threads = task.threads
+    cdef const fnll_kernels *kernels = &_table().storage[<int>_float_codes[y.dtype.name]]
+    cdef int64_t n, rows, items, item, bytes_each
+    cdef char *scratch = NULL
+    _shape(&c, y)
+    _fill(&c.q, task.grad, False)
+    _fill(&c.out, task.out, True)
+    n = c.outer * c.inner
+    bytes_each = fnll_scratch(c.v)
+    rows = fnll_rows_per_item(&c, y.itemsize, threads)
+    items = (n + rows - 1) // rows
+    if bytes_each:
+        scratch = <char *>malloc(bytes_each * threads)
+        if scratch == NULL:
+            raise MemoryError()
+    with nogil:
+        if threads == 1:
+            kernels.vjp(&c, log, 0, n, scratch)
+        else:
+            for item in prange(items, num_threads=threads, schedule="dynamic"):
+                kernels.vjp(&c, log, item * rows, min(n, (item + 1) * rows),
+                            scratch + bytes_each * threadid() if bytes_each else NULL)
+    free(scratch)
+
+
+def cross_entropy(task):
+    """Run a `CrossEntropyTask`."""
+    cdef fnll_task c
+    cdef object x = task.x, targets = task.targets, probs = task.probs, mask = task.class_mask
+    cdef object loss = _double(task.loss), lse = _double(task.lse), entropy = _double(task.entropy)
+    _shape(&c, x)
+    c.op = FNLL_CROSS_ENTROPY
+    _set_out(&c, task.grad, x)
+    if targets is not None:
+        _fill(&c.t, targets, False)
+        c.t_code = _integer_codes[targets.dtype.name]
+    if probs is not None:
+        _fill(&c.q, probs, False)
+        c.q_code = _float_codes[probs.dtype.name]
+    if task.ids is not None:
+        c.k = task.ids.shape[1]
+        c.ids = <const int64_t *>_pointer(task.ids)
+        c.id_probs = <const double *>_pointer(task.id_probs)
+    if mask is not None:
+        _fill(&c.mask, mask, False)
+        if mask.shape[0] == 1:
+            c.mask.outer = 0
+        if mask.shape[1] == 1:
+            c.mask.inner = 0
+    c.class_weight = <const double *>_pointer(task.class_weight)
+    c.row_weight = <const double *>_pointer(task.row_weight)
+    c.target_weight = <const double *>_pointer(task.target_weight)
+    c.grad_weight = <const double *>_pointer(task.grad_weight)
+    c.grad_scale = task.grad_scale
+    c.smoothing = task.smoothing
+    c.z_loss = task.z_loss
+    c.temperature = task.temperature
+    c.softcap = task.softcap
+    c.loss = <double *>_pointer(loss)
+    c.lse = <double *>_pointer(lse)
+    c.entropy = <double *>_pointer(entropy)
+    c.argmax = <int64_t *>_pointer(task.argmax)
+    c.rank = <int64_t *>_pointer(task.rank)
+    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads,
+         <double *>_pointer(task.block_sums))
+    for result, buffer in ((task.loss, loss), (task.lse, lse), (task.entropy, entropy)):
+        if result is not None:
+            _copy_back(result, buffer)
+
+
+def gather(task):
+    """Run a `GatherTask`."""
+    cdef fnll_task c
+    cdef object x = task.x, picked
+    if task.normalised:
+        from fastnll.kernels import reference
+        reference.gather(task)  # K reads a row: nothing to compute
+        return
+    picked = _double(task.out)
+    _shape(&c, x)
+    c.op = FNLL_GATHER
+    c.k = task.ids.shape[1]
+    c.ids = <const int64_t *>_pointer(task.ids)
+    c.picked = <double *>_pointer(picked)
+    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads, NULL)
+    _copy_back(task.out, picked)
+
+
+def sgd_update(task):
+    """Run an `SgdTask`."""
+    cdef fnll_sgd u
+    cdef object p = task.param
+    cdef char *param = <char *>_pointer(p)
+    cdef char *grad = <char *>_pointer(task.grad)
+    cdef char *buffer = <char *>_pointer(task.buffer)
+    cdef int64_t n = p.size, size = p.itemsize, chunk = 1 << 15, items, item
+    cdef int threads = task.threads
+    cdef const fnll_kernels *kernels = &_table().storage[<int>_float_codes[p.dtype.name]]
+    u.lr, u.momentum, u.dampening = task.lr, task.momentum, task.dampening
+    u.weight_decay, u.grad_scale = task.weight_decay, task.grad_scale
+    u.nesterov, u.maximize, u.first_step = task.nesterov, task.maximize, task.first_step
+    items = (n + chunk - 1) // chunk
+    with nogil:
+        if threads == 1:
+            kernels.sgd(&u, param, grad, buffer, n)
+        else:
+            for item in prange(items, num_threads=threads, schedule="static"):
+                kernels.sgd(&u, param + item * chunk * size, grad + item * chunk * size,
+                            buffer + item * chunk * size if buffer != NULL else NULL, min(chunk, n - item * chunk))
+
+
+def scan_targets(targets, n_classes, ignore, threads=1):
+    """Count ignored targets and those outside 0 .. n_classes - 1; one pass on the calling thread."""
+    cdef fnll_array t
+    cdef int64_t outer = 1, inner = 1, ignored = 0, bad = 0, first = -1, skip = 0, v = n_classes
+    cdef int code = _integer_codes[targets.dtype.name], has = ignore is not None
+    cdef tuple shape
+    if targets.ndim > 2:
+        targets = targets.reshape(-1, targets.shape[-1])
+    elif targets.ndim < 2:
+        targets = targets.reshape(1, -1)
+    shape = targets.shape
+    outer, inner = shape
+    if outer * inner == 0:
+        return TargetScan(0, 0, -1)
+    if has:
+        # An id outside the targets' own range marks nothing.
+        info = np.iinfo(targets.dtype)
+        has = info.min <= ignore <= info.max
+        skip = ignore if has and ignore <= info.max and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
+    _fill(&t, targets, False)
+    with nogil:
+        fnll_scan(&t, code, outer, inner, v, has, skip, &ignored, &bad, &first)
+    return TargetScan(ignored, bad, first)

@@ -1,0 +1,330 @@
+/* Rows of any kind, one at a time: any strides, every option, and rows whose logits are too large, infinite or NaN.
+ *
+ * The row's transformed logits a stand in scratch (or are the row itself where nothing changes them), and the
+ * primitives of rows.h run on them. One instance per storage dtype.
+ */
+
+/* a = softcap(x / temperature), -inf where the class mask says so; returns where it stands. */
+static const REAL *S(load_row)(const fnll_task *task, int64_t o, int64_t i, REAL *scratch) {
+    const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
+    const int64_t n = task->v, stride = task->x.cls;
+    const int ce = task->op == FNLL_CROSS_ENTROPY;
+    const int changes = ce && (task->temperature != 1.0 || task->softcap != 0.0 || task->mask.p);
+#if !S_IS_16
+    if (stride == 1 && !changes) return x;
+#endif
+    int64_t j = 0;
+    if (stride == 1) {
+        for (; j + W <= n; j += W) F(store)(scratch + j, S(ld)(x + j));
+        for (; j < n; j++) scratch[j] = S(get)(x + j);
+    } else {
+        STYPE e[W];
+        for (; j + W <= n; j += W) {
+            for (int q = 0; q < W; q++) e[q] = x[(j + q) * stride];
+            F(store)(scratch + j, S(ld)(e));
+        }
+        for (; j < n; j++) scratch[j] = S(get)(x + j * stride);
+    }
+    if (!changes) return scratch;
+    const REAL cap = (REAL)task->softcap;
+    const VEC inv_cap = F(set)((REAL)(1.0 / (task->softcap ? task->softcap : 1.0))), none = F(set)(-INFINITY);
+    for (j = 0; j < n; j += W) {
+        const int64_t m = n - j < W ? n - j : W;
+        REAL e[W];
+        for (int q = 0; q < W; q++) e[q] = q < m ? scratch[j + q] : 0;
+        VEC raw = F(load)(e), a = raw;
+        if (task->temperature != 1.0) a = a / (REAL)task->temperature;
+        if (cap != 0) {
+            a = F(tanh)(a * inv_cap) * cap;
+            a = F(select)(raw == none, none, a);
+        }
+        F(store)(e, a);
+        for (int q = 0; q < m; q++) scratch[j + q] = e[q];
+    }
+    if (task->mask.p) {
+        const uint8_t *mask = (const uint8_t *)task->mask.p + o * task->mask.outer + i * task->mask.inner;
+        for (j = 0; j < n; j++)
+            if (!mask[j * task->mask.cls]) scratch[j] = -INFINITY;
+    }
+    return scratch;
+}
+
+/* Dense targets of one row in the compute type. */
+static const REAL *S(load_probs)(const fnll_task *task, int64_t o, int64_t i, REAL *scratch) {
+    const int64_t at = o * task->q.outer + i * task->q.inner;
+    if (task->q_code == FNLL_F64) {
+        for (int64_t j = 0; j < task->v; j++)
+            scratch[j] = (REAL)((const double *)task->q.p)[at + j * task->q.cls];
+    } else if (task->q_code == FNLL_F32) {
+        for (int64_t j = 0; j < task->v; j++)
+            scratch[j] = (REAL)((const float *)task->q.p)[at + j * task->q.cls];
+    } else {
+        for (int64_t j = 0; j < task->v; j++) {
+            const uint16_t *p = (const uint16_t *)task->q.p + at + j * task->q.cls;
+            uint16_t e[W_f32] = {*p};
+            scratch[j] = (REAL)(task->q_code == FNLL_BF16 ? bf16_load(e) : f16_load(e))[0];
+        }
+    }
+    return scratch;
+}
+
+/* da/dx at a transformed logit. */
+inline_always double S(slope)(const fnll_task *task, double a) {
+    if (task->temperature == 1.0 && task->softcap == 0.0) return 1.0;
+    if (a == -INFINITY) return 0.0;
+    const double u = task->softcap != 0.0 ? a / task->softcap : 0.0;
+    return (1.0 - u * u) / task->temperature;
+}
+
+/* A row that fastnll defines to be NaN, and the few of its results that are not. */
+static void S(nan_row)(const fnll_task *task, int64_t r, STYPE *out, double lse) {
+    if (out) S(fill)(out, task->out.cls, task->v, (REAL)NAN);
+    if (task->loss) task->loss[r - task->loss_from] = NAN;
+    if (task->lse) task->lse[r] = lse;
+    if (task->entropy) task->entropy[r] = NAN;
+    for (int64_t j = 0; task->picked && j < task->k; j++)
+        task->picked[r * task->k + j] = task->ids[r * task->k + j] < 0 ? 0.0 : NAN;
+}
+
+static void S(absent_row)(const fnll_task *task, int64_t r, STYPE *out) {
+    if (out) S(fill)(out, task->out.cls, task->v, 0);
+    if (task->loss) task->loss[r - task->loss_from] = 0.0;
+    if (task->lse) task->lse[r] = 0.0;
+    if (task->entropy) task->entropy[r] = 0.0;
+    if (task->argmax) task->argmax[r] = -1;
+    if (task->rank) task->rank[r] = -1;
+}
+
+static void S(details)(const fnll_task *task, const REAL *a, int64_t r, int64_t t) {
+    const int64_t n = task->v;
+    if (task->argmax) {
+        /* A first sweep for the value, a second that stops at its first place. */
+        REAL m = FS(block_max)(a, n);
+        int64_t best = 0;
+        while (best < n && a[best] != m && a[best] == a[best]) best++;
+        task->argmax[r] = best < n ? best : 0;
+        if (FS(has_nan)(a, n))
+            for (best = 0; a[best] == a[best]; best++) task->argmax[r] = best + 1;
+    }
+    if (task->rank) {
+        const REAL at = t >= 0 && t < n ? a[t] : INFINITY;
+        int64_t count = 0;
+        for (int64_t j = 0; j < n; j++) count += a[j] > at;
+        task->rank[r] = count;
+    }
+}
+
+/* Write the gradient from a: f (A p - (1 - eps) w q - smooth w [a > -inf]) da/dx; point terms are put right after. */
+static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *q, REAL *o, STYPE *out, double shift,
+                             const row_scalars *s, double total, double smooth, double f) {
+    const int64_t n = task->v;
+    const VEC kk = F(set)((REAL)s->k), scale = F(set)((REAL)(total * s->inverse)), ff = F(set)((REAL)f);
+    const VEC sm = F(set)((REAL)smooth), none = F(set)(-INFINITY), zero = F(set)(0), sh = F(set)((REAL)shift);
+    const REAL keep = (REAL)(1.0 - task->smoothing), slower = (REAL)(1.0 / task->temperature);
+    const REAL per_cap = (REAL)(task->softcap ? 1.0 / task->softcap : 0.0);
+    const int slopes = task->temperature != 1.0 || task->softcap != 0.0;
+    for (int64_t j = 0; j < n; j += W) {
+        const int64_t m = n - j < W ? n - j : W;
+        VEC av = m == W ? F(load)(a + j) : FS(ld_part)(a + j, m);
+        VEC g = F(exp2k)(av, kk) * scale, w = F(set)(1);
+        if (task->class_weight) {
+            REAL e[W];
+            for (int i = 0; i < W; i++) e[i] = i < m ? (REAL)task->class_weight[j + i] : 0;
+            w = F(load)(e);
+        }
+        if (smooth != 0.0) {
+            VEC part = sm * w;
+            g -= F(select)(av > none, part, zero);
+        }
+        if (q) g -= (m == W ? F(load)(q + j) : FS(ld_part)(q + j, m)) * w * keep;
+        g *= ff;
+        if (slopes) {
+            VEC u = (av + sh) * per_cap;
+            VEC d = g * (((REAL)1 - u * u) * slower);
+            g = F(select)(av > none, d, zero);
+        }
+        if (o)
+            for (int i = 0; i < m; i++) o[j + i] = g[i];
+        else if (m == W)
+            S(st)(out + j, g);
+        else
+            S(st_part)(out + j, g, m);
+    }
+}
+
+static void S(put_row)(const fnll_task *task, const REAL *o, STYPE *out) {
+    for (int64_t j = 0; j < task->v; j++) S(put)(out + j * task->out.cls, o[j]);
+}
+
+/* The loss' sums over the row that the plain path does not need, relative to lse and to shifted logits. */
+typedef struct {
+    double target, mass, smooth, smooth_mass; /* sum c (lse - a), sum c; the same of the smoothing term */
+    int64_t live;
+} S(sums);
+
+static S(sums) S(row_sums)(const fnll_task *task, const REAL *a, const REAL *q, int64_t r, double lse) {
+    S(sums) u = {0, 0, 0, 0, 0};
+    const double *w = task->class_weight;
+    for (int64_t b = 0; b < task->v; b += FNLL_BLOCK) {
+        const int64_t end = task->v - b < FNLL_BLOCK ? task->v : b + FNLL_BLOCK;
+        if (task->smoothing != 0.0) {
+            if (!w) {
+                VEC total, count = F(set)(0), none = F(set)(-INFINITY), zero = F(set)(0), one = F(set)(1);
+                const VEC l = F(set)((REAL)lse);
+                int64_t j = b;
+                while (j + W <= end) { /* short runs: these terms do not shrink as exponentials do */
+                    const int64_t stop = j + 32 * W < end ? j + 32 * W : end;
+                    total = zero;
+                    for (; j + W <= stop; j += W) {
+                        VEC av = F(load)(a + j), d = l - av;
+                        total += F(select)(av == none, zero, d);
+                        count += F(select)(av == none, zero, one);
+                    }
+                    u.smooth += CAT(sum_, T)(total);
+                }
+                u.live += (int64_t)CAT(sum_, T)(count);
+                for (; j < end; j++)
+                    if (a[j] != (REAL)-INFINITY) u.smooth += (REAL)lse - a[j], u.live++;
+                /* The rounding of lse to REAL, put back once for every term. */
+            } else {
+                for (int64_t j = b; j < end; j++)
+                    if (a[j] != (REAL)-INFINITY) {
+                        u.live++;
+                        u.smooth_mass += w[j];
+                        if (w[j] != 0.0) u.smooth += w[j] * (lse - a[j]);
+                    }
+            }
+        }
+        if (q)
+            for (int64_t j = b; j < end; j++) {
+                const double c = w ? q[j] * w[j] : q[j];
+                u.mass += c;
+                if (c != 0.0) u.target += c * (lse - a[j]);
+            }
+    }
+    if (task->smoothing != 0.0 && !w) {
+        u.smooth_mass = (double)u.live;
+        u.smooth += (lse - (double)(REAL)lse) * (double)u.live;
+    }
+    for (int64_t j = 0; task->ids && task->op == FNLL_CROSS_ENTROPY && j < task->k; j++) {
+        const int64_t id = task->ids[r * task->k + j];
+        const double c = task->id_probs[r * task->k + j] * (w ? w[id] : 1.0);
+        u.mass += c;
+        if (c != 0.0) u.target += c * (lse - a[id]);
+    }
+    return u;
+}
+
+static double S(row_entropy)(const REAL *a, int64_t n, const row_scalars *s) {
+    double total = 0.0;
+    const VEC kk = F(set)((REAL)s->k), l = F(set)((REAL)s->lse), zero = F(set)(0);
+    for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
+        const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
+        VEC sum = F(set)(0);
+        for (int64_t j = b; j < end; j += W) {
+            VEC av = end - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, end - j);
+            VEC e = F(exp2k)(av, kk);
+            VEC part = e * (l - av);
+            sum += F(select)(e > zero, part, zero);
+        }
+        total += CAT(sum_, T)(sum);
+    }
+    return total * s->inverse + (s->lse - (double)(REAL)s->lse);
+}
+
+static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
+    const int64_t n = task->v, o = r / task->inner, i = r % task->inner;
+    STYPE *out = task->out.p ? (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner : 0;
+    const int ce = task->op == FNLL_CROSS_ENTROPY;
+    if (ce && task->row_weight && task->row_weight[r] == 0.0) {
+        S(absent_row)(task, r, out);
+        return;
+    }
+    const int hard = ce && task->t.p != 0;
+    const int64_t t = hard ? read_target(task, o, i) : -1;
+    const REAL *a = S(load_row)(task, o, i, scratch);
+    const REAL *q = ce && task->q.p ? S(load_probs)(task, o, i, scratch + n) : 0;
+    if (ce) S(details)(task, a, r, t);
+    if (hard && (t < 0 || t >= n)) {
+        S(nan_row)(task, r, out, NAN);
+        return;
+    }
+    double shift = 0.0, x_t = hard ? (double)a[t] : 0.0;
+    fnll_block row = FS(row_stats)(a, n, hard ? t : -1);
+    if (n == 1 || !is_plain(row, x_t, hard, (double)LIMIT)) {
+        /* The careful path: off with the maximum, which also makes a row of one class exact. What is then below 2^-126 of the row's sum is 0. */
+        const REAL m = FS(block_max)(a, n);
+        if (FS(has_nan)(a, n) || m == (REAL)INFINITY || m == (REAL)-INFINITY) {
+            S(nan_row)(task, r, out, FS(has_nan)(a, n) ? NAN : (double)m);
+            return;
+        }
+        for (int64_t j = 0; j < n; j++) scratch[j] = a[j] - m;
+        a = scratch;
+        shift = m;
+        x_t = hard ? (double)a[t] : 0.0;
+        row = FS(row_stats)(a, n, hard ? t : -1);
+        if (!(row.sum > 0.0)) row = (fnll_block){0.0, 0.0}; /* all of the mass is the target's */
+    }
+    row_scalars s;
+    if (row.sum > 0.0) {
+        finish(1, &row, &x_t, hard, &s);
+    } else {
+        s = (row_scalars){0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0};
+    }
+    if (task->lse) task->lse[r] = s.lse + shift;
+    if (task->entropy) task->entropy[r] = S(row_entropy)(a, n, &s);
+    for (int64_t j = 0; task->picked && j < task->k; j++) {
+        const int64_t id = task->ids[r * task->k + j];
+        task->picked[r * task->k + j] = id < 0 ? 0.0 : (double)a[id] - s.lse;
+    }
+    if (!ce) {
+        if (!out) return;
+        REAL *to = scratch + 2 * n;
+        fnll_task rows = *task;
+        rows.stream = 0;
+#if !S_IS_16
+        if (task->out.cls == 1) to = out;
+#endif
+        FS(emit_row)(&rows, a, to, &s, 0, 1.0);
+#if !S_IS_16
+        if (task->out.cls == 1) return;
+#endif
+        S(put_row)(task, to, out);
+        return;
+    }
+    const double eps = task->smoothing, weight = task->row_weight ? task->row_weight[r] : 1.0;
+    S(sums) u = S(row_sums)(task, a, q, r, s.lse);
+    const double c_t = hard ? (task->target_weight ? task->target_weight[r] : 1.0) : 0.0;
+    const double lse = s.lse + shift, live = u.live ? (double)u.live : 1.0;
+    double loss = (1.0 - eps) * (hard ? (c_t != 0.0 ? c_t * s.nll : 0.0) : u.target);
+    if (eps != 0.0) loss += eps / live * u.smooth;
+    if (task->z_loss != 0.0) loss += task->z_loss * lse * lse;
+    if (task->loss) task->loss[r - task->loss_from] = weight * loss;
+    if (!out) return;
+
+    const double f = gradient_factor(task, r), mass = hard ? c_t : u.mass;
+    const double total = (1.0 - eps) * mass + eps / live * u.smooth_mass + 2.0 * task->z_loss * lse;
+    const int direct = !task->ids && task->out.cls == 1;
+    REAL *to = direct ? 0 : scratch + 2 * n;
+    const double smooth = eps / live;
+    const REAL a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
+    S(emit_gradient)(task, a, q, to, out, shift, &s, total, smooth, f);
+    if (task->ids) {
+        for (int64_t j = 0; j < task->k; j++) {
+            const int64_t id = task->ids[r * task->k + j];
+            const double c = task->id_probs[r * task->k + j] * (task->class_weight ? task->class_weight[id] : 1.0);
+            to[id] -= (REAL)(f * (1.0 - eps) * c * S(slope)(task, a[id] + shift));
+        }
+    }
+    if (hard) {
+        const double c = (1.0 - eps) * c_t, w_t = task->class_weight ? task->class_weight[t] : 1.0;
+        double g = -c * s.rest + (total - c) * s.e_t * s.inverse;
+        if (eps != 0.0 && a_t > (REAL)-INFINITY) g -= smooth * w_t;
+        g *= f * S(slope)(task, (double)a_t + shift);
+        if (to)
+            to[t] = (REAL)g;
+        else
+            S(put)(out + t, (REAL)g);
+    }
+    if (to) S(put_row)(task, to, out);
+}

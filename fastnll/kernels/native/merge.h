@@ -1,0 +1,82 @@
+/* From block sums to a row's scalars, in float64, for several rows at once. Included once per table. */
+
+typedef struct {
+    double k, inverse, rest; /* reference exponent; 1 / s; others / s */
+    double s, e_t, log_s;    /* sum and target's term, relative to 2^k; log s */
+    double nll, lse;
+} row_scalars;
+
+inline_always double power2(double d) { /* 2^d for integers d <= 0 */
+    if (d < -1020.0) return 0.0;
+    int64_t bits = ((int64_t)d + 1023) << 52;
+    double r;
+    memcpy(&r, &bits, sizeof r);
+    return r;
+}
+
+/* Add a block to a row. Shifting an exponent is exact, so any cut of the row into runs of blocks gives the same bits
+ * as long as blocks are added in order. NaN in k stays. */
+inline_always fnll_block merge_block(fnll_block row, fnll_block b) {
+    if (row.k != row.k || b.sum == 0.0) return b.k != b.k ? b : row;
+    if (b.k > row.k) return (fnll_block){b.k, row.sum * power2(row.k - b.k) + b.sum};
+    return (fnll_block){row.k, row.sum + b.sum * power2(b.k - row.k)};
+}
+
+/* Whether a row can be finished from its blocks; the rest take the careful path. */
+inline_always int is_plain(fnll_block row, double x_t, int has_target, double limit) {
+    return row.sum > 0.0 && row.k == row.k && (!has_target || (x_t <= limit && x_t == x_t));
+}
+
+/* Finish n <= FNLL_ROWS rows. Where has_target, x_t is the target's logit and blocks leave it out. */
+static void finish(int n, const fnll_block *row, const double *x_t, int has_target, row_scalars *out) {
+    for (int i = 0; i < n; i += W_f64) {
+        const int m = n - i < W_f64 ? n - i : W_f64;
+        double ek[W_f64], eo[W_f64], ex[W_f64];
+        for (int j = 0; j < W_f64; j++) {
+            const int q = i + (j < m ? j : 0);
+            const int ok = is_plain(row[q], has_target ? x_t[q] : 0.0, has_target, INFINITY);
+            ek[j] = ok ? row[q].k : 0.0;
+            eo[j] = ok ? row[q].sum : 1.0;
+            ex[j] = has_target && ok ? x_t[q] : 0.0;
+        }
+        v_f64 k = load_f64(ek), others = load_f64(eo), x = load_f64(ex), e_t = set_f64(0);
+        if (has_target) {
+            v_f64 n_t;
+            (void)exp_parts_f64(x, &n_t);
+            v_f64 top = max_f64(n_t, k);
+            others = scale2_f64(others, k - top);
+            k = top;
+            e_t = exp2k_f64(x, k);
+        }
+        v_f64 s = others + e_t, log_s = log_f64(s), ratio = others / e_t;
+        v_f64 tail = k * 0x1.a39ef35793c76p-33 + log_s;
+        v_f64 lse = k * 0x1.62e42feep-1 + tail;
+        v_f64 far = (k * 0x1.62e42feep-1 - x) + tail;
+        v_f64 nll = select_f64(ratio < 0x1p40, log1p_f64(ratio), far);
+        v_f64 inverse = 1.0 / s, rest = others * inverse;
+        for (int j = 0; j < m; j++)
+            out[i + j] = (row_scalars){k[j], inverse[j], rest[j], s[j], e_t[j], log_s[j], nll[j], lse[j]};
+    }
+}
+
+inline_always int64_t read_target(const fnll_task *task, int64_t o, int64_t i) {
+    const int64_t at = o * task->t.outer + i * task->t.inner;
+    switch (task->t_code) {
+    case FNLL_U8: return ((const uint8_t *)task->t.p)[at];
+    case FNLL_I8: return ((const int8_t *)task->t.p)[at];
+    case FNLL_U16: return ((const uint16_t *)task->t.p)[at];
+    case FNLL_I16: return ((const int16_t *)task->t.p)[at];
+    case FNLL_U32: return ((const uint32_t *)task->t.p)[at];
+    case FNLL_I32: return ((const int32_t *)task->t.p)[at];
+    case FNLL_U64: {
+        const uint64_t t = ((const uint64_t *)task->t.p)[at];
+        return t > INT64_MAX ? -1 : (int64_t)t;
+    }
+    default: return ((const int64_t *)task->t.p)[at];
+    }
+}
+
+inline_always double gradient_factor(const fnll_task *task, int64_t r) {
+    return task->grad_scale *
+           (task->grad_weight ? task->grad_weight[r] : task->row_weight ? task->row_weight[r] : 1.0);
+}

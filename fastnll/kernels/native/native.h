@@ -1,0 +1,90 @@
+/* What Cython and the C kernels agree on: the task struct and the table of functions.
+ *
+ * A task holds pointers and element strides that fastnll/arrays.py has checked. Kernels read and write only
+ * through it; they never allocate, raise or lock. Rows are numbered r = o * inner + i.
+ */
+#ifndef FASTNLL_NATIVE_H
+#define FASTNLL_NATIVE_H
+
+#include <stdint.h>
+
+enum { FNLL_F64, FNLL_F32, FNLL_BF16, FNLL_F16, FNLL_STORAGES };        /* codes of fastnll.dtypes.FLOATS */
+enum { FNLL_U8, FNLL_I8, FNLL_U16, FNLL_I16, FNLL_U32, FNLL_I32, FNLL_U64, FNLL_I64 }; /* and of INTEGERS */
+enum { FNLL_LSE, FNLL_SOFTMAX, FNLL_LOG_SOFTMAX, FNLL_CROSS_ENTROPY, FNLL_GATHER };
+
+/* Elements whose exponentials share one reference; also the grid on which few long rows are split. */
+#define FNLL_BLOCK 2048
+/* Rows handled together: the unit of fastnll.kernels.spec.ROW_BLOCK. */
+#define FNLL_ROWS 64
+/* Classes up to which rows go into vector lanes. */
+#define FNLL_SMALL 48
+/* Rows up to this length keep their scratch on the stack. */
+#define FNLL_STACK 2048
+
+typedef struct {
+    void *p;
+    int64_t outer, inner, cls; /* element strides */
+} fnll_array;
+
+typedef struct {
+    int op, stream;             /* stream: non-temporal stores */
+    int64_t outer, inner, v, k; /* rows = outer * inner, classes, ids per row */
+    fnll_array x, out, q, mask; /* logits; gradient or result; dense targets; class mask */
+    int q_code, t_code;
+    fnll_array t;               /* integer targets; .cls unused */
+    const int64_t *ids;         /* (N, k) */
+    const double *id_probs;     /* (N, k) */
+    const double *class_weight; /* (v,) */
+    const double *row_weight, *target_weight, *grad_weight;
+    double grad_scale, smoothing, z_loss, temperature, softcap;
+    double *loss, *lse, *entropy, *picked; /* (N,), and (N, k) */
+    int64_t loss_from;                     /* row r's loss goes to loss[r - loss_from] */
+    int64_t *argmax, *rank;
+} fnll_task;
+
+/* One block's sum of exponentials: sum * 2^k; k is NaN where the block needs the careful path. */
+typedef struct {
+    double k, sum;
+} fnll_block;
+
+typedef struct {
+    double lr, momentum, dampening, weight_decay, grad_scale;
+    int nesterov, maximize, first_step;
+} fnll_sgd;
+
+typedef struct {
+    /* Rows r0 .. r1-1 of any op; scratch holds fnll_scratch(v) bytes, or is NULL where v <= FNLL_STACK. */
+    void (*rows)(const fnll_task *, int64_t r0, int64_t r1, void *scratch);
+    /* One row cut into blocks b0 .. b1-1: its block sums (the target's own term left out), then its output. */
+    void (*split_stats)(const fnll_task *, int64_t row, int64_t b0, int64_t b1, fnll_block *);
+    /* Merge all blocks of a row and write its scalars; returns 0 where the row needs the careful path. */
+    int (*split_merge)(const fnll_task *, int64_t row, const fnll_block *, double *coefficients);
+    void (*split_emit)(const fnll_task *, int64_t row, int64_t b0, int64_t b1, const double *coefficients);
+    void (*vjp)(const fnll_task *, int log, int64_t r0, int64_t r1, void *scratch); /* x: y, q: grad */
+    void (*sgd)(const fnll_sgd *, void *param, const void *grad, void *buffer, int64_t n);
+} fnll_kernels;
+
+typedef struct {
+    const char *name;
+    int vector_bytes;
+    fnll_kernels storage[FNLL_STORAGES];
+} fnll_table;
+
+#define FNLL_COEFFICIENTS 8
+
+/* Item number `item` of a call: its rows, and the sums of its blocks of rows where wanted. */
+void fnll_item(const fnll_kernels *, const fnll_task *, int64_t rows_per_item, int64_t item, double *block_sums,
+               void *scratch);
+/* How many rows an item has: a multiple of FNLL_ROWS, or a divisor of it where rows are long and no block sums wait. */
+int64_t fnll_rows_per_item(const fnll_task *, int itemsize, int threads);
+/* How many pieces each row is cut into; 1 where rows are not split. */
+int64_t fnll_pieces(const fnll_task *, int threads);
+
+/* The tables this machine can run, the best last; fills at most `most` and returns how many there are. */
+int fnll_tables(const fnll_table **tables, int most);
+/* Counts ignored targets and those outside 0 .. v-1; first is the first of the latter, or -1. */
+void fnll_scan(const fnll_array *t, int code, int64_t outer, int64_t inner, int64_t v, int has_ignore,
+               int64_t ignore, int64_t *n_ignored, int64_t *n_bad, int64_t *first);
+int64_t fnll_scratch(int64_t v);
+
+#endif

@@ -1,0 +1,176 @@
+/* Vectors of the compiler (GCC and clang extensions), for the instruction set that the including file names.
+ *
+ * VBYTES is the width in bytes. Intrinsics stand only here, for what C cannot say: scalef, stores that
+ * bypass the cache, half-precision conversion, the flush-to-zero bit. Each has its portable twin.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#define FNLL_X86 1
+#endif
+
+#define inline_always static inline __attribute__((always_inline))
+
+typedef float v_f32 __attribute__((vector_size(VBYTES)));
+typedef double v_f64 __attribute__((vector_size(VBYTES)));
+typedef int32_t i_f32 __attribute__((vector_size(VBYTES)));
+typedef int64_t i_f64 __attribute__((vector_size(VBYTES)));
+typedef float h_f32 __attribute__((vector_size(VBYTES / 2)));     /* as many floats as v_f64 has lanes */
+typedef uint16_t u16_half __attribute__((vector_size(VBYTES / 2))); /* as many as v_f32 has lanes */
+typedef uint32_t u32_full __attribute__((vector_size(VBYTES)));
+
+#define W_f32 (VBYTES / 4)
+#define W_f64 (VBYTES / 8)
+
+/* b where either is NaN: max_*(bound, x) clamps x from below and lets NaN through. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 max_f32(v_f32 a, v_f32 b) { return (v_f32)_mm512_max_ps((__m512)a, (__m512)b); }
+inline_always v_f64 max_f64(v_f64 a, v_f64 b) { return (v_f64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+inline_always v_f32 select_f32(i_f32 m, v_f32 a, v_f32 b) {
+    return (v_f32)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)m), (__m512)b, (__m512)a);
+}
+inline_always v_f64 select_f64(i_f64 m, v_f64 a, v_f64 b) {
+    return (v_f64)_mm512_mask_blend_pd(_mm512_movepi64_mask((__m512i)m), (__m512d)b, (__m512d)a);
+}
+#else
+inline_always v_f32 select_f32(i_f32 m, v_f32 a, v_f32 b) { return (v_f32)(((i_f32)a & m) | ((i_f32)b & ~m)); }
+inline_always v_f64 select_f64(i_f64 m, v_f64 a, v_f64 b) { return (v_f64)(((i_f64)a & m) | ((i_f64)b & ~m)); }
+#if VBYTES == 32 && defined(FNLL_X86)
+inline_always v_f32 max_f32(v_f32 a, v_f32 b) { return (v_f32)_mm256_max_ps((__m256)a, (__m256)b); }
+inline_always v_f64 max_f64(v_f64 a, v_f64 b) { return (v_f64)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#elif defined(FNLL_X86)
+inline_always v_f32 max_f32(v_f32 a, v_f32 b) { return (v_f32)_mm_max_ps((__m128)a, (__m128)b); }
+inline_always v_f64 max_f64(v_f64 a, v_f64 b) { return (v_f64)_mm_max_pd((__m128d)a, (__m128d)b); }
+#else
+inline_always v_f32 max_f32(v_f32 a, v_f32 b) { return select_f32(a > b, a, b); }
+inline_always v_f64 max_f64(v_f64 a, v_f64 b) { return select_f64(a > b, a, b); }
+#endif
+#endif
+
+/* p * 2^n for integer-valued n; 0 where the result would be below the normal range. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 scale2_f32(v_f32 p, v_f32 n) { return (v_f32)_mm512_scalef_ps((__m512)p, (__m512)n); }
+inline_always v_f64 scale2_f64(v_f64 p, v_f64 n) { return (v_f64)_mm512_scalef_pd((__m512d)p, (__m512d)n); }
+#else
+/* Adding 1.5 * 2^23 puts the integer into the low bits of the mantissa, from where a shift makes it an exponent. */
+inline_always v_f32 scale2_f32(v_f32 p, v_f32 n) {
+    n = max_f32((v_f32){} - 127.0f, n);
+    n = -max_f32((v_f32){} - 127.0f, -n);
+    i_f32 bits = ((i_f32)(n + 0x1.8p23f) + 127) << 23;
+    return p * (v_f32)bits;
+}
+inline_always v_f64 scale2_f64(v_f64 p, v_f64 n) {
+    n = max_f64((v_f64){} - 1023.0, n);
+    n = -max_f64((v_f64){} - 1023.0, -n);
+    i_f64 bits = ((i_f64)(n + 0x1.8p52) + 1023) << 52;
+    return p * (v_f64)bits;
+}
+#endif
+
+/* Stores that do not read the line first; p is aligned to VBYTES. */
+inline_always void stream(void *p, v_f32 a) {
+#if defined(FNLL_X86) && VBYTES == 64
+    _mm512_stream_ps(p, (__m512)a);
+#elif defined(FNLL_X86) && VBYTES == 32
+    _mm256_stream_ps(p, (__m256)a);
+#elif defined(FNLL_X86)
+    _mm_stream_ps(p, (__m128)a);
+#else
+    memcpy(p, &a, sizeof a);
+#endif
+}
+
+inline_always void stream_fence(void) {
+#if defined(FNLL_X86)
+    _mm_sfence();
+#endif
+}
+
+/* Subnormal results cost a microcode assist each and are worth nothing in a probability: flush them. The
+ * caller's mode is restored, and inputs are left alone. */
+inline_always uint32_t flush_on(void) {
+#if defined(FNLL_X86)
+    uint32_t old = _mm_getcsr();
+    _mm_setcsr(old | 0x8000);
+    return old;
+#else
+    return 0;
+#endif
+}
+inline_always void flush_restore(uint32_t old) {
+#if defined(FNLL_X86)
+    _mm_setcsr(old);
+#else
+    (void)old;
+#endif
+}
+
+inline_always double sum_f64(v_f64 a) {
+    double e[W_f64], s = 0.0;
+    memcpy(e, &a, sizeof e);
+#if VBYTES == 64
+    return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
+#endif
+    for (int i = 0; i < W_f64; i++) s += e[i];
+    return s;
+}
+
+/* The lanes of a float vector added in float64. */
+inline_always double sum_f32(v_f32 a) {
+    h_f32 h[2];
+    memcpy(h, &a, sizeof h);
+    return sum_f64(__builtin_convertvector(h[0], v_f64) + __builtin_convertvector(h[1], v_f64));
+}
+
+/* bfloat16 is the upper half of a float; rounding is to nearest even, NaN stays NaN. */
+inline_always v_f32 bf16_load(const uint16_t *p) {
+    u16_half h;
+    memcpy(&h, p, sizeof h);
+    return (v_f32)(__builtin_convertvector(h, u32_full) << 16);
+}
+inline_always void bf16_store(uint16_t *p, v_f32 a) {
+    u32_full u = (u32_full)a;
+    u32_full r = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    u32_full nan = (u32_full)(a != a);
+    r = (r & ~nan) | (((u >> 16) | 0x40) & nan);
+    u16_half h = __builtin_convertvector(r, u16_half);
+    memcpy(p, &h, sizeof h);
+}
+
+/* float16: the hardware's conversion where the table has it, else the same by shifts and one exact product. */
+inline_always v_f32 f16_load(const uint16_t *p) {
+#if defined(FNLL_X86) && VBYTES == 64
+    return (v_f32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(FNLL_X86) && VBYTES == 32
+    return (v_f32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    u16_half h;
+    memcpy(&h, p, sizeof h);
+    u32_full u = __builtin_convertvector(h, u32_full);
+    v_f32 scaled = (v_f32)((u & 0x7fff) << 13) * 0x1p112f; /* exponent bias 15 to 127 */
+    u32_full special = (u32_full)((u & 0x7c00) == 0x7c00);
+    u32_full bits = ((u32_full)scaled & ~special) | ((((u & 0x7fff) << 13) | 0x7f800000) & special);
+    return (v_f32)(bits | ((u & 0x8000) << 16));
+#endif
+}
+inline_always void f16_store(uint16_t *p, v_f32 a) {
+#if defined(FNLL_X86) && VBYTES == 64
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(FNLL_X86) && VBYTES == 32
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)a, _MM_FROUND_TO_NEAREST_INT));
+#else
+    u32_full u = (u32_full)a, sign = (u >> 16) & 0x8000, m = u & 0x7fffffff;
+    /* Normal: rebias and round to even. Subnormal: the float adder rounds at the right bit. */
+    u32_full normal = (m - 0x38000000 + 0xfff + ((m >> 13) & 1)) >> 13;
+    u32_full small = (u32_full)((v_f32)m + 0.5f) - 0x3f000000;
+    u32_full is_small = (u32_full)(m < 0x38800000), is_big = (u32_full)(m >= 0x477ff000),
+             is_nan = (u32_full)(m > 0x7f800000);
+    u32_full r = (normal & ~is_small) | (small & is_small);
+    r = (r & ~is_big) | (0x7c00 & is_big);
+    r = (r & ~is_nan) | (0x7e00 & is_nan);
+    u16_half h = __builtin_convertvector(r | sign, u16_half);
+    memcpy(p, &h, sizeof h);
+#endif
+}

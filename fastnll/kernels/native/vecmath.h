@@ -1,0 +1,106 @@
+/* exp, log, log1p and tanh of vectors, for one compute type: included with T = f32 or f64.
+ *
+ * exp works with a base-2 reference. With n = round(x log2 e) and r = x - n ln 2, exp(x) = P(r) 2^n, and
+ * relative to 2^k it is P(r) 2^(n-k): n - k is exact, so unlike exp(x - max) the error does not grow with
+ * |x - max|, and sums with different references merge by an exact shift of the exponent. n ln 2 is taken off in
+ * two fused steps: with ln 2 = hi + lo and hi of full precision the first is exact for |x| <= LIMIT. Coefficients
+ * come from benchmarks/fit_exp.py, which also measures them: worst 0.87 ulp in float32, 0.86 in float64.
+ */
+#include "real.h"
+
+inline_always VEC F(set)(REAL a) { return (VEC){} + a; }
+inline_always VEC F(load)(const REAL *p) {
+    VEC a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
+inline_always void F(store)(REAL *p, VEC a) { memcpy(p, &a, sizeof a); }
+
+/* P(r) with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
+inline_always VEC F(exp_parts)(VEC x, VEC *n) {
+    x = F(max)(F(set)(-2 * LIMIT), x); /* NaN stays */
+    VEC k = (x * LOG2E + MAGIC) - MAGIC;
+    VEC r = x - k * LN2_HI;
+#if !T_IS_F64 && !HAS_FMA
+    r = r - k * LN2_MID;
+#endif
+    r = r - k * LN2_LO;
+    *n = k;
+#if T_IS_F64
+    VEC p = r * 0x1.ada06b224e7b7p-26 + 0x1.28ad5f6134b57p-22;
+    p = p * r + 0x1.71df0c1447596p-19;
+    p = p * r + 0x1.a0199a0b6f519p-16;
+    p = p * r + 0x1.a01a0138662c2p-13;
+    p = p * r + 0x1.6c16c1843a301p-10;
+    p = p * r + 0x1.111111112464ep-7;
+    p = p * r + 0x1.5555555550797p-5;
+    p = p * r + 0x1.555555555550cp-3;
+    p = p * r + 0x1.000000000000ap-1;
+#else
+    VEC p = r * 0x1.6a5234p-10f + 0x1.12396cp-7f;
+    p = p * r + 0x1.5558aap-5f;
+    p = p * r + 0x1.555492p-3f;
+    p = p * r + 0x1.fffffcp-2f;
+#endif
+    p = p * r + (REAL)1;
+    return p * r + (REAL)1;
+}
+
+/* exp(x) 2^-k for an integer-valued k. */
+inline_always VEC F(exp2k)(VEC x, VEC k) {
+    VEC n, p = F(exp_parts)(x, &n);
+    return F(scale2)(p, n - k);
+}
+
+/* log of positive normal numbers: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)). */
+inline_always VEC F(log)(VEC x) {
+#if T_IS_F64
+    IVEC shifted = (IVEC)x - 0x3fe6a09e667f3bcdLL;
+    IVEC e = shifted >> 52;
+    VEC m = (VEC)((IVEC)x - (e << 52));
+    VEC ef = (VEC)((e + 0x4338000000000000LL)) - MAGIC;
+#else
+    IVEC shifted = (IVEC)x - 0x3f3504f3;
+    IVEC e = shifted >> 23;
+    VEC m = (VEC)((IVEC)x - (e << 23));
+    VEC ef = (VEC)((e + 0x4b400000)) - MAGIC;
+#endif
+    VEC s = (m - (REAL)1) / (m + (REAL)1), z = s * s;
+#if T_IS_F64
+    VEC p = z * 0x1.0f11d107ce4d6p-3 + 0x1.0f66dc4f1c824p-3;
+    p = p * z + 0x1.3b2028ac28fcdp-3;
+    p = p * z + 0x1.745ce1b365a26p-3;
+    p = p * z + 0x1.c71c724b9f93fp-3;
+    p = p * z + 0x1.24924924395bcp-2;
+    p = p * z + 0x1.9999999999d12p-2;
+    p = p * z + 0x1.5555555555555p-1;
+#else
+    VEC p = z * 0x1.31e1a8p-2f + 0x1.995edp-2f;
+    p = p * z + 0x1.55557ap-1f;
+#endif
+    VEC tail = s * (z * p) + ef * LN2_REST;
+    return ef * LN2_SHORT + (s + s + tail);
+}
+
+/* log(1 + y) for y >= 0 with small relative error: the rounding of 1 + y is added back to first order. */
+inline_always VEC F(log1p)(VEC y) {
+    VEC u = y + (REAL)1;
+    VEC lost = y - (u - (REAL)1);
+    return F(log)(u) + lost / u;
+}
+
+/* tanh |u| = (1 - e) / (1 + e) with e = exp(-2|u|); near 0, where 1 - e cancels, its Taylor series. */
+inline_always VEC F(tanh)(VEC u) {
+    VEC a = F(max)(-u, u), far = -F(max)(F(set)((REAL)-40), -a);
+    VEC n, p = F(exp_parts)((REAL)-2 * far, &n), e = F(scale2)(p, n);
+    VEC z = a * a, c = F(set)((REAL)(-6404582.0 / 10854718875.0));
+    c = c * z + (REAL)(929569.0 / 638512875.0);
+    c = c * z - (REAL)(21844.0 / 6081075.0);
+    c = c * z + (REAL)(1382.0 / 155925.0);
+    c = c * z - (REAL)(62.0 / 2835.0);
+    c = c * z + (REAL)(17.0 / 315.0);
+    c = c * z - (REAL)(2.0 / 15.0);
+    c = c * z + (REAL)(1.0 / 3.0);
+    VEC t = F(select)(a < (REAL)(T_IS_F64 ? 0.125 : 0.5), a - a * z * c, ((REAL)1 - e) / ((REAL)1 + e));
+    return F(select)(u < (REAL)0, -t, t);
+}

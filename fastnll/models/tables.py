@@ -1,0 +1,186 @@
+"""Models whose logits are a row of a table: one row for each context they tell apart."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnll import ops
+from fastnll.dtypes import FLOATS, float_type
+from fastnll.errors import DTypeError
+from fastnll.models.base import Grads, Model, Params, Vjp
+from fastnll.models.counts import PairCounts, count_keys
+from fastnll.models.ids import add_rows, check_ids
+from fastnll.models.spans import Data, Spans
+from fastnll.models.sums import ordered_sum
+
+__all__ = ["TableModel", "TableOptimum"]
+
+Array = npt.NDArray[Any]
+
+# Rows of the dataset read at a time while counting (8 MiB of keys), and floats of the table at a time (8 MiB).
+_ROWS = 1 << 20
+_FLOATS = 1 << 20
+
+
+class TableOptimum(NamedTuple):
+    """The minimum of the objective, known without a search.
+
+    Attributes
+    ----------
+    value : float
+        The least negative log-likelihood, in nats, summed over all predicted tokens: n_predicted times the
+        conditional entropy H(target | context) of the data.
+    params : dict of ndarray
+        Parameters that reach it.
+    n_predicted : int
+    """
+
+    value: float
+    params: Grads
+    n_predicted: int
+
+
+class TableModel(Model):
+    """Logits ``table[context]``: convex in the table, and solved by counting.
+
+    The whole negative log-likelihood depends on the data through the counts of (context, target) pairs alone
+    (`PairCounts`), so that it costs a table, however many rows there are.
+    """
+
+    convex: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def n_contexts(self) -> int:
+        """Number of contexts the model tells apart: rows of the table."""
+
+    def init(self, seed: int = 0, dtype: npt.DTypeLike = np.float32) -> Grads:
+        """Return logits of zero, the uniform distribution: a loss of log V per token whatever the seed.
+
+        The objective is convex, so where the search starts decides nothing.
+        """
+        kind = np.dtype(dtype)
+        if float_type(kind) is None:
+            raise DTypeError(f"dtype: expected {', '.join(FLOATS)}, got {kind}")
+        return {name: np.zeros(shape, kind) for name, shape in self.shapes().items()}
+
+    def _table(self, arrays: Params) -> Array:
+        return arrays["logits"].reshape(self.n_contexts, self.vocab_size)
+
+    def logits_and_vjp(self, params: Params, inputs: Array, *, out: Array | None = None) -> tuple[Array, Vjp]:
+        """Return the table rows of the contexts; the gradient is added to the rows they came from."""
+        check_ids("inputs", inputs, self.n_contexts)
+        table = self._table(params)
+        # Rows of 16 bits are widened here, so that no gradient is rounded before it is summed.
+        table = table.astype(FLOATS[table.dtype.name].compute, copy=False)
+        # With the ids checked, "clip" only says that nothing is left to check: NumPy then writes straight to `out`.
+        fits = out is not None and out.dtype == table.dtype
+        logits = np.take(table, inputs, axis=0, out=out if fits else None, mode="clip")
+
+        def vjp(grad: Array, into: Grads | None = None) -> Grads:
+            grads = self.zeros(params) if into is None else into
+            add_rows(self._table(grads), inputs, grad)
+            return grads
+
+        return logits, vjp
+
+    def count(self, data: Data, spans: Spans) -> PairCounts:
+        """Return how often each target follows each context in some rows of a dataset, in one pass.
+
+        Raises
+        ------
+        LabelError
+            A token beyond the vocabulary.
+        """
+        n_keys = self.n_contexts * self.vocab_size
+        parts = (
+            self.keys(data, *spans.rows(low, min(low + _ROWS, spans.n_rows)))
+            for low in range(0, spans.n_rows, _ROWS)
+        )
+        return PairCounts(*count_keys(parts, n_keys, spans.n_rows), self.n_contexts, self.vocab_size)
+
+    def keys(self, data: Data, positions: Array, depth: Array) -> Array:
+        """Return ``context * V + target`` of some rows, int64."""
+        targets = data.tokens[positions]
+        check_ids("tokens", targets, self.vocab_size)
+        keys = self.inputs(data, positions, depth).astype(np.int64)
+        check_ids("inputs", keys, self.n_contexts)
+        keys *= self.vocab_size
+        # Unsigned 64-bit ids and int64 have no common integer dtype; checked ids fit in both.
+        np.add(keys, targets, out=keys, casting="unsafe")
+        return keys
+
+    def counted_nll(self, params: Params, pairs: PairCounts) -> Array:
+        """Return the negative log-likelihood of one row of each pair: (P,) float64, in nats."""
+        nll = np.empty(pairs.keys.size)
+        for _, span, log_probs, places in self._log_probs(params, pairs):
+            nll[span] = 0.0 - log_probs[places]
+        return nll
+
+    def counted_value(self, params: Params, pairs: PairCounts) -> float:
+        """Return the negative log-likelihood of all counted rows."""
+        return ordered_sum(self.counted_nll(params, pairs) * pairs.counts)
+
+    def counted_value_and_grad(self, params: Params, pairs: PairCounts, into: Grads) -> float:
+        """Return the negative log-likelihood of all counted rows, and add its gradient to `into`.
+
+        Computed in float64 whatever the dtype of the table, since n_c p - n_{c, t} cancels near the optimum.
+        """
+        nll = np.empty(pairs.keys.size)
+        grads = self._table(into)
+        for rows, span, log_probs, places in self._log_probs(params, pairs):
+            nll[span] = 0.0 - log_probs[places]
+            expected = np.exp(log_probs, out=log_probs)
+            expected.reshape(-1, self.vocab_size)[...] *= pairs.totals[rows, None]
+            expected[places] -= pairs.counts[span]
+            grads[pairs.contexts[rows]] += expected.reshape(-1, self.vocab_size)
+        return ordered_sum(nll * pairs.counts)
+
+    def _log_probs(self, params: Params, pairs: PairCounts) -> Iterator[tuple[slice, slice, Array, Array]]:
+        """For some contexts at a time: which; their pairs; flat float64 log-probabilities; the pairs' places there."""
+        table, v = self._table(params), self.vocab_size
+        step = max(1, _FLOATS // v)
+        for low in range(0, pairs.contexts.size, step):
+            rows = slice(low, min(low + step, pairs.contexts.size))
+            logits = table[pairs.contexts[rows]].astype(np.float64, copy=False)
+            log_probs = ops.log_softmax(logits, out=logits).reshape(-1)
+            span = slice(int(pairs.first[rows.start]), int(pairs.first[rows.stop]))
+            yield rows, span, log_probs, pairs.places[span] - low * v
+
+    def optimum(self, dataset: Any, *, unseen: float = -np.inf, dtype: npt.DTypeLike = np.float64) -> TableOptimum:
+        """Return the exact minimum of the negative log-likelihood on a dataset: the logarithms of the counts.
+
+        Parameters
+        ----------
+        dataset : SequenceDataset or Pieces
+        unseen : float, default -inf
+            Logit of a pair that does not occur, beside a context that does. -inf reaches the minimum; a finite
+            number comes near it, with a finite loss on other data.
+        dtype : dtype, default float64
+
+        Returns
+        -------
+        TableOptimum
+            `params` are log-probabilities, log(n_ct / n_c); a context that never occurs is uniform. `value` does not
+            depend on `unseen`.
+
+        Notes
+        -----
+        The objective is sum_c n_c (H(p_c) + KL(p_c || q_c)) with p_c the relative frequencies after context c and q_c
+        the model's; by Gibbs' inequality the divergences are least, and 0, where q_c = p_c.
+        """
+        pairs = self.count(getattr(dataset, "dataset", dataset), Spans.of(dataset, self.skip))
+        log_probs = np.log(pairs.counts) - np.log(np.repeat(pairs.totals, np.diff(pairs.first)))
+        params = self.init(dtype=dtype)
+        table = self._table(params)
+        table[...] = -np.log(self.vocab_size)
+        table[pairs.contexts] = unseen
+        table.reshape(-1)[pairs.keys] = log_probs
+        # Summed as logarithms of ratios: each term is at least 0 and nothing cancels.
+        ratios = np.repeat(pairs.totals, np.diff(pairs.first)) / pairs.counts
+        return TableOptimum(ordered_sum(pairs.counts * np.log(ratios)), params, pairs.n_rows)

@@ -1,0 +1,7 @@
+"""The training objective of a model over a dataset."""
+
+from fastnll.objective.core import Objective
+from fastnll.objective.selection import select
+from fastnll.objective.vectors import ScipyProblem
+
+__all__ = ["Objective", "ScipyProblem", "select"]

@@ -1,0 +1,338 @@
+"""One call of the loss: from checked options and user arrays to a kernel task and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnll.arrays import as_float_array, as_targets, check_axis, out_rows, rows_view, split_axes
+from fastnll.dtypes import row_dtype
+from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
+from fastnll.kernels.spec import CrossEntropyTask, row_blocks
+from fastnll.options import LossOptions
+from fastnll.plan import Plan, make_plan
+from fastnll.weights import RowWeights, row_weights
+
+__all__ = ["Problem", "grad_factors", "make_problem", "prepare_grad", "reduce_loss"]
+
+Array = npt.NDArray[Any]
+
+
+class Problem(NamedTuple):
+    """A batch in kernel terms.
+
+    Attributes
+    ----------
+    logits : ndarray
+        What the user gave, as an array.
+    axis : int
+        Its class axis, from the front.
+    shape : tuple of int
+        Shape of the targets.
+    weights : RowWeights
+    task : CrossEntropyTask
+        Without outputs.
+    plan : Plan
+    """
+
+    logits: Array
+    axis: int
+    shape: tuple[int, ...]
+    weights: RowWeights
+    task: CrossEntropyTask
+    plan: Plan
+
+
+def make_problem(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> Problem:
+    """Check a batch and return it in kernel terms.
+
+    Raises
+    ------
+    ShapeError, DTypeError, LabelError, OptionError
+        As `fastnll.cross_entropy` documents.
+    """
+    x = as_float_array(logits, "logits")
+    axis = check_axis(o.axis, x.ndim, "logits")
+    last = split_axes(x, axis)
+    rows = rows_view(last, "logits")
+    columns = rows.shape[2]
+    if o.valid_classes is not None:
+        if o.valid_classes > columns:
+            raise OptionError(f"valid_classes: expected at most {columns} (the logits' classes), got {o.valid_classes}")
+        rows = rows[..., : o.valid_classes]
+    v = rows.shape[2]
+    shape = last.shape[:-1]
+    plan = make_plan(rows.size, o.threads)
+    task = CrossEntropyTask(
+        rows,
+        smoothing=o.label_smoothing,
+        z_loss=o.z_loss,
+        temperature=o.temperature,
+        softcap=o.softcap or 0.0,
+        threads=plan.threads,
+    )
+    if o.weight is not None:
+        if o.weight.shape != (columns,):
+            raise ShapeError(f"weight: expected shape ({columns},), one weight per class, got {o.weight.shape}")
+        task.class_weight = o.weight[:v]
+    if o.class_mask is not None:
+        task.class_mask = _class_mask(o.class_mask, x, axis, rows.shape, v)
+    hard = _fill_targets(task, o, x, axis, targets, shape, v)
+    ids = task.targets if hard and task.targets is not None else np.zeros(shape, np.uint8)
+    if o.offsets is not None and o.offsets[-1] != ids.size:
+        raise ShapeError(f"offsets: expected a last boundary of {ids.size} (the number of rows), got {o.offsets[-1]}")
+    weights = row_weights(o, ids, v, plan, hard, columns)
+    if hard:
+        task.targets = weights.targets.reshape(rows.shape[:2])
+        task.target_weight = weights.target_weight
+    task.row_weight = weights.row_weight
+    return Problem(x, axis, shape, weights, task, plan)
+
+
+def _class_mask(value: Any, x: Array, axis: int, row_shape: tuple[int, ...], v: int) -> Array:
+    mask = np.asarray(value)
+    if mask.dtype != bool:
+        raise OptionError(f"class_mask: expected booleans (True where a class takes part), got {mask.dtype}")
+    if mask.ndim == 1:
+        if mask.shape[0] != x.shape[axis]:
+            raise ShapeError(f"class_mask: expected {x.shape[axis]} classes, got {mask.shape[0]}")
+        return np.ascontiguousarray(mask[:v]).reshape(1, 1, v)
+    try:
+        full = np.broadcast_to(mask, x.shape)
+    except ValueError:
+        raise ShapeError(
+            f"class_mask: expected shape ({x.shape[axis]},) or one that broadcasts to {x.shape}, got {mask.shape}"
+        ) from None
+    return split_axes(full, axis)[..., :v].reshape(row_shape)
+
+
+def _fill_targets(
+    task: CrossEntropyTask, o: LossOptions, x: Array, axis: int, targets: Any, shape: tuple[int, ...], v: int
+) -> bool:
+    """Put the targets into the task; return whether they are class ids."""
+    if isinstance(targets, tuple) and len(targets) == 2:
+        _sparse_targets(task, targets, shape, v)
+        return False
+    t = targets if isinstance(targets, np.ndarray) else _quiet_array(targets)
+    if t.dtype.kind not in "iub" and t.shape == x.shape and x.ndim > 0 and (t.size or x.ndim > 1):
+        probs = as_float_array(t, "targets")
+        task.probs = split_axes(probs, axis)[..., :v].reshape(task.x.shape)
+        if o.validate == "on":
+            _check_probs(task.probs, shape)
+    else:
+        _explain_shape(t, x, axis, shape)
+        task.targets = as_targets(t if isinstance(targets, np.ndarray) else targets, shape)
+        return True
+    if o.shift:
+        raise OptionError("shift: expected class ids as targets, got probabilities; shift those yourself")
+    return False
+
+
+def _quiet_array(value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"targets: expected a rectangular array of class ids, got ragged sequences ({error})") from None
+
+
+def _explain_shape(t: Array, x: Array, axis: int, shape: tuple[int, ...]) -> None:
+    """Raise the errors that say more than "wrong shape"."""
+    if t.shape == shape:
+        return
+    if t.ndim == x.ndim and t.dtype.kind == "f" and t.shape != x.shape:
+        raise ShapeError(f"targets: expected probabilities of the logits' shape {x.shape}, got {t.shape}")
+    if x.ndim == 1 and t.ndim > 1 and t.dtype.kind == "f":
+        raise ShapeError(
+            f"logits, targets: expected logits first and targets second, got shapes {x.shape} and {t.shape}: "
+            "they look swapped"
+        )
+    if t.shape == x.shape and t.dtype.kind in "iu":
+        raise ShapeError(
+            f"targets: expected shape {shape} (class ids), got {t.shape} of {t.dtype}, the logits' own shape; "
+            "for one-hot or soft targets pass floats, for class ids drop the class axis"
+        )
+    for other in range(x.ndim):
+        if other != axis and t.shape == x.shape[:other] + x.shape[other + 1 :]:
+            raise ShapeError(
+                f"targets: expected shape {shape} for class axis {axis} of logits {x.shape}, got {t.shape}; "
+                f"that shape fits axis={other}"
+            )
+
+
+def _sparse_targets(task: CrossEntropyTask, pair: tuple[Any, Any], shape: tuple[int, ...], v: int) -> None:
+    ids, probs = np.asarray(pair[0]), np.asarray(pair[1])
+    if ids.dtype.kind not in "iu":
+        raise DTypeError(f"targets: expected (ids, probs) with integer ids, got ids of {ids.dtype}")
+    if ids.shape != probs.shape or ids.shape[:-1] != shape or ids.ndim == 0:
+        raise ShapeError(
+            f"targets: expected (ids, probs) of shape {shape} + (K,), got {ids.shape} and {probs.shape}"
+        )
+    k = ids.shape[-1]
+    bad = (ids < 0) | (ids >= v)
+    absent = probs == 0.0
+    if (bad & ~absent).any():
+        first = tuple(int(i) for i in np.argwhere(bad & ~absent)[0])
+        raise LabelError(
+            f"targets: expected ids from 0 to {v - 1}, got {int(ids[first])} at position {first} "
+            f"({int((bad & ~absent).sum())} of {ids.size} out of range)"
+        )
+    task.ids = np.ascontiguousarray(np.where(bad, 0, ids).reshape(-1, k), dtype=np.int64)
+    task.id_probs = np.ascontiguousarray(probs.reshape(-1, k), dtype=np.float64)
+    if not np.isfinite(task.id_probs).all():
+        raise OptionError("targets: expected finite probabilities, got NaN or infinity")
+
+
+def _check_probs(probs: Array, shape: tuple[int, ...]) -> None:
+    """Refuse probabilities below 0 or not a number: a loss from them would be one too."""
+    low = probs.min(axis=2, initial=0.0)
+    if not (low >= 0).all():  # also false for NaN
+        first = int(np.argmax(~(low.reshape(-1) >= 0)))
+        where = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
+        raise OptionError(f"targets: expected probabilities of at least 0, got a negative or NaN one in row {where}")
+
+
+def _sequence_ids(o: LossOptions, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """Return each row's sequence and the shape of per-sequence results."""
+    if o.offsets is not None:
+        lengths = np.diff(o.offsets)
+        return np.repeat(np.arange(lengths.size), lengths), (lengths.size,)
+    if not shape:
+        raise ShapeError(f"reduction: expected targets with a position axis for {o.reduction!r}, got a scalar")
+    outer = shape[:-1]
+    count = math.prod(outer)
+    return np.repeat(np.arange(count), shape[-1]), outer
+
+
+def _row_sums(o: LossOptions, p: Problem, values: Array | None) -> tuple[Array, tuple[int, ...]]:
+    """Return per-sequence sums of per-row values (of the weights, where None)."""
+    ids, shape = _sequence_ids(o, p.shape)
+    if values is None:
+        w = p.weights
+        values = np.ones(ids.size)
+        for factor in (w.row_weight, w.target_weight):
+            values = values if factor is None else values * factor
+    return np.bincount(ids, values, math.prod(shape)).astype(np.float64), shape
+
+
+def divisor(o: LossOptions, p: Problem) -> float:
+    """Return what the sum of the losses is divided by for a scalar reduction; raise if nothing is live."""
+    if p.weights.n_live == 0 and o.empty == "raise":
+        raise OptionError(
+            f"targets: expected at least one live row, got none of {math.prod(p.shape)}: every row is ignored, masked "
+            "or of weight 0; pass empty='nan' or empty='zero' to go on"
+        )
+    if o.normalizer is not None:
+        return o.normalizer
+    return p.weights.total if o.reduction == "mean" else 1.0
+
+
+def reduce_loss(o: LossOptions, p: Problem, run: Callable[[CrossEntropyTask], None]) -> Any:
+    """Run the task with the outputs that the reduction needs and return the loss."""
+    task = p.task
+    n = task.x.shape[0] * task.x.shape[1]
+    scalar = o.reduction in {"mean", "sum"}
+    div = divisor(o, p)
+    if not scalar or o.nonfinite == "raise":
+        task.loss = np.empty(n, row_dtype(p.logits.dtype) if o.reduction == "none" else np.float64)
+    if scalar:
+        task.block_sums = np.empty(row_blocks(n))
+    run(task)
+    if o.nonfinite == "raise" and task.loss is not None:
+        _raise_nonfinite(task.loss, p.shape)
+    if scalar:
+        assert task.block_sums is not None
+        total = math.fsum(task.block_sums.tolist()) if np.isfinite(task.block_sums).all() else float(task.block_sums.sum())
+        if p.weights.n_live == 0 and o.reduction == "mean" and o.normalizer is None:
+            return 0.0 if o.empty == "zero" else math.nan
+        return total / div if div != 0.0 else _over_zero(total)
+    assert task.loss is not None
+    if o.reduction == "none":
+        return task.loss.reshape(p.shape)
+    sums, shape = _row_sums(o, p, task.loss)
+    if o.reduction == "sequence_mean":
+        weight, _ = _row_sums(o, p, None)
+        empty = 0.0 if o.empty == "zero" else math.nan
+        sums = np.divide(sums, weight, out=np.full_like(sums, empty), where=weight != 0.0)
+    return sums.astype(row_dtype(p.logits.dtype)).reshape(shape)
+
+
+def _over_zero(total: float) -> float:
+    return math.nan if total == 0.0 or math.isnan(total) else math.copysign(math.inf, total)
+
+
+def _raise_nonfinite(loss: Array, shape: tuple[int, ...]) -> None:
+    from fastnll.errors import VerificationError
+
+    bad = ~np.isfinite(loss)
+    if bad.any():
+        first = int(bad.argmax())
+        where = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
+        raise VerificationError(
+            f"logits: expected finite losses, got {float(loss[first])} in row {where[0] if len(where) == 1 else where} "
+            f"({int(bad.sum())} of {loss.size} rows); look for NaN or inf in that row's logits, or a target of logit -inf"
+        )
+
+
+def grad_factors(o: LossOptions, p: Problem, grad_output: Any) -> None:
+    """Fold the reduction's 1/sum and the upstream gradient into the task's gradient factors.
+
+    Raises
+    ------
+    ShapeError
+        If `grad_output` is neither a scalar nor of the loss' shape.
+    """
+    task, n = p.task, math.prod(p.shape)
+    div = divisor(o, p)
+    up = 1.0 if grad_output is None else np.asarray(grad_output, dtype=np.float64)
+    if o.reduction in {"mean", "sum"}:
+        if np.ndim(up):
+            raise ShapeError(f"grad_output: expected a scalar for reduction {o.reduction!r}, got shape {np.shape(up)}")
+        if div == 0.0:
+            # Nothing to learn from: the gradient of an empty mean is nan, or 0 where the loss is.
+            task.grad_scale = 0.0 if o.empty == "zero" or p.weights.n_live == 0 else math.nan
+        else:
+            task.grad_scale = float(up) / div
+        return
+    if o.reduction == "none":
+        if np.ndim(up) == 0:
+            task.grad_scale = float(up)
+            return
+        if np.shape(up) != p.shape:
+            raise ShapeError(f"grad_output: expected a scalar or shape {p.shape}, got {np.shape(up)}")
+        factor = np.array(up, dtype=np.float64).reshape(-1)
+    else:
+        ids, shape = _sequence_ids(o, p.shape)
+        if np.ndim(up) and np.shape(up) != shape:
+            raise ShapeError(f"grad_output: expected a scalar or shape {shape}, one per sequence, got {np.shape(up)}")
+        per = np.broadcast_to(np.asarray(up, dtype=np.float64), shape).reshape(-1)
+        if o.reduction == "sequence_mean":
+            weight, _ = _row_sums(o, p, None)
+            per = np.divide(per, weight, out=np.zeros(per.shape), where=weight != 0.0)
+        factor = per[ids] if n else np.zeros(0)
+    task.grad_weight = factor if task.row_weight is None else factor * task.row_weight
+    if task.row_weight is not None:
+        task.grad_weight[task.row_weight == 0.0] = 0.0
+
+
+def prepare_grad(p: Problem, out: Array | None) -> tuple[Array, Callable[[], None] | None]:
+    """Give the task a gradient array; return what the user gets and what is left to do after the kernel."""
+    x, task = p.logits, p.task
+    columns = x.shape[p.axis]
+    full_shape = (*task.x.shape[:2], columns)
+    sources = (x,) if task.probs is None else (x, task.probs)
+    result, rows, finish = out_rows(out, sources, p.axis, full_shape)
+    v = task.x.shape[2]
+    task.grad = rows[..., :v]
+    if v == columns:
+        return result, finish
+
+    def clear_padding() -> None:
+        rows[..., v:] = 0.0
+        if finish is not None:
+            finish()
+
+    return result, clear_padding

@@ -1,0 +1,158 @@
+"""Losses and log-probabilities read at given ids: nll_loss and selected_log_probs."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnll.arrays import as_float_array, as_targets, check_axis, rows_view, split_axes
+from fastnll.dtypes import row_dtype
+from fastnll.errors import LabelError, OptionError, ShapeError
+from fastnll.kernels.spec import CrossEntropyTask, GatherTask, row_blocks
+from fastnll.ops._problem import make_problem, reduce_loss
+from fastnll.options import LossOptions
+from fastnll.plan import make_plan
+
+__all__ = ["nll_loss", "nll_with", "selected_log_probs"]
+
+Array = npt.NDArray[Any]
+
+# Options that act on the distribution, which log-probabilities have left behind.
+_NEEDS_LOGITS = ("label_smoothing", "z_loss", "softcap", "class_mask", "verify")
+
+
+def nll_with(o: LossOptions, log_probs: npt.ArrayLike, targets: Any) -> Any:
+    """Return the loss of given log-probabilities for checked options."""
+    for name in _NEEDS_LOGITS:
+        if getattr(o, name):
+            raise OptionError(f"{name}: expected an option of nll_loss, got one that needs logits; use cross_entropy")
+    if o.temperature != 1.0:
+        raise OptionError("temperature: expected 1 for nll_loss, whose input is normalised; use cross_entropy")
+    p = make_problem(o, log_probs, targets)
+    if p.task.targets is None:
+        raise OptionError("targets: expected class ids for nll_loss, got probabilities; use cross_entropy")
+
+    def run(task: CrossEntropyTask) -> None:
+        assert task.targets is not None
+        ids = task.targets.reshape(-1).astype(np.int64)
+        inside = (ids >= 0) & (ids < task.x.shape[2])
+        weight = np.ones(ids.size) if task.row_weight is None else task.row_weight
+        ids = np.where(inside & (weight != 0.0), ids, -1)[:, None]
+        picked = np.empty((ids.shape[0], 1))
+        p.plan.backend.gather(GatherTask(task.x, ids, picked, normalised=True, threads=task.threads))
+        loss = np.where(inside, -picked[:, 0], np.nan)
+        loss = np.where(weight != 0.0, loss * weight, 0.0)
+        if task.target_weight is not None:
+            loss = np.where((weight != 0.0) & (task.target_weight != 0.0), loss * task.target_weight, 0.0)
+        if task.loss is not None:
+            task.loss[...] = loss
+        if task.block_sums is not None:
+            padded = np.zeros(row_blocks(loss.size) * 64)
+            padded[: loss.size] = loss
+            task.block_sums[...] = padded.reshape(-1, 64).sum(axis=1)
+
+    return reduce_loss(o, p, run)
+
+
+def nll_loss(log_probs: npt.ArrayLike, targets: Any, **options: Any) -> Any:
+    r"""Return the negative log-likelihood of the targets, given log-probabilities.
+
+    Parameters
+    ----------
+    log_probs : array_like (..., V, ...)
+        Normalised log-probabilities, as `fastnll.log_softmax` returns them; only the targets' are read.
+    targets : integer array
+        Class ids, of the shape of `log_probs` without the class axis.
+    **options
+        As for `fastnll.cross_entropy`, without those that act on logits.
+
+    Returns
+    -------
+    float or ndarray
+        :math:`-\log p_t`, reduced, in nats.
+
+    Raises
+    ------
+    ShapeError, DTypeError, LabelError, OptionError
+        As for `fastnll.cross_entropy`.
+
+    References
+    ----------
+    The definition of the likelihood: R. A. Fisher (1922).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nll_loss(np.log([[0.5, 0.5], [0.25, 0.75]]), [0, 0], reduction="none").round(6).tolist()
+    [0.693147, 1.386294]
+    """
+    return nll_with(LossOptions.make(options), log_probs, targets)
+
+
+def selected_log_probs(
+    logits: npt.ArrayLike, ids: Any, *, axis: SupportsIndex = -1, threads: SupportsIndex | None = None
+) -> Array:
+    r"""Return :math:`\log\mathrm{softmax}(\mathrm{logits})` at given ids, without forming it elsewhere.
+
+    Parameters
+    ----------
+    logits : array_like (..., V, ...)
+        float64, float32, float16 or bfloat16.
+    ids : integer array (...,) or (..., K)
+        One id per row, or K of them.
+    axis : int
+        The class axis of the logits.
+    threads : int, optional
+        Threads for this call.
+
+    Returns
+    -------
+    ndarray
+        Of the ids' shape, in nats: float64 for float64 logits, else float32.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If the arrays do not fit each other.
+    LabelError
+        If an id is no class.
+
+    References
+    ----------
+    log p_t = x_t - logsumexp(x); `fastnll.kernels.reference.gather`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> selected_log_probs(np.log([[0.5, 0.25, 0.25]]), [[0, 2]]).round(6).tolist()
+    [[-0.693147, -1.386294]]
+    """
+    x = as_float_array(logits, "logits")
+    index = check_axis(axis, x.ndim, "logits")
+    last = split_axes(x, index)
+    rows = rows_view(last, "logits")
+    shape = last.shape[:-1]
+    wanted = np.asarray(ids)
+    if wanted.shape != shape and wanted.shape[:-1] != shape:
+        raise ShapeError(f"ids: expected shape {shape} or {shape} + (K,), got {wanted.shape}")
+    checked = as_targets(ids, wanted.shape, "ids")
+    n = rows.shape[0] * rows.shape[1]
+    columns = 1 if checked.shape == shape else checked.shape[-1]
+    flat = checked.reshape(n, columns)
+    bad = (flat < 0) | (flat >= rows.shape[2])
+    if bad.any():
+        first = int(bad.reshape(-1).argmax())
+        where = tuple(int(i) for i in np.unravel_index(first, checked.shape)) if checked.shape else ()
+        raise LabelError(
+            f"ids: expected class ids from 0 to {rows.shape[2] - 1}, got {int(flat.reshape(-1)[first])} at position "
+            f"{where[0] if len(where) == 1 else where} ({int(bad.sum())} of {flat.size} out of range)"
+        )
+    out = np.empty((n, columns), row_dtype(x.dtype))
+    plan = make_plan(rows.size, threads)
+    plan.backend.gather(GatherTask(rows, np.ascontiguousarray(flat, dtype=np.int64), out, False, plan.threads))
+    return out.reshape(checked.shape)
+
+

@@ -1,0 +1,47 @@
+"""The compiled extensions; everything else about the package is in pyproject.toml.
+
+Environment: ``FASTNLL_SANITIZE=1`` builds with the address and undefined-behaviour sanitizers.
+"""
+
+import glob
+import os
+
+from extension_helpers import add_openmp_flags_if_available
+from setuptools import Extension, setup
+
+NATIVE = "fastnll/kernels/native"
+SOURCES = ("dispatch", "isa_baseline", "isa_avx2", "isa_avx512")
+
+# No -march=native and no -ffast-math: the sources name their instruction sets themselves, and NaN, inf
+# and signed zeros keep their meaning.
+flags = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
+link: list[str] = []
+if os.environ.get("FASTNLL_SANITIZE", "") not in {"", "0"}:
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]
+    flags += sanitize
+    link += sanitize
+
+# optional: where no compiler is found the install succeeds without them and runs on Numba.
+extensions = [
+    Extension(
+        "fastnll.kernels.native._kernels",
+        [f"{NATIVE}/_kernels.pyx", *(f"{NATIVE}/{name}.c" for name in SOURCES)],
+        depends=glob.glob(f"{NATIVE}/*.h") + glob.glob(f"{NATIVE}/*.pxd"),
+        include_dirs=[NATIVE],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    ),
+    Extension(
+        "fastnll.profiling._probes",
+        ["fastnll/profiling/_probes.pyx", "fastnll/profiling/probes.c"],
+        include_dirs=["fastnll/profiling"],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    ),
+]
+for extension in extensions:
+    add_openmp_flags_if_available(extension)
+
+setup(ext_modules=extensions)

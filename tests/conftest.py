@@ -1,0 +1,16 @@
+"""What all tests share: hypothesis' settings."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# Kernels are compiled on first use (numba) and machines are shared: a deadline would test the machine.
+# An engine is a fixture that lasts for all examples of a property, which is what is meant there.
+settings.register_profile(
+    "fastnll",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("fastnll")

@@ -1,0 +1,1 @@
+"""Tests of the ops, written from the specification alone."""
