@@ -13,6 +13,7 @@ from fastnll.errors import (
     VerificationError,
 )
 from fastnll.losses import CrossEntropy
+from fastnll.objective import Objective
 from fastnll.ops import (
     CrossEntropyDetails,
     cross_entropy,
@@ -27,9 +28,12 @@ from fastnll.ops import (
     softmax,
     softmax_vjp,
 )
+from fastnll.optim import SGD
 from fastnll.system import info
+from fastnll.training import fit
 
 __all__ = [
+    "SGD",
     "BackendError",
     "CrossEntropy",
     "CrossEntropyDetails",
@@ -38,6 +42,7 @@ __all__ = [
     "FastnllError",
     "FeatureDataset",
     "LabelError",
+    "Objective",
     "OptionError",
     "SequenceDataset",
     "ShapeError",
@@ -45,6 +50,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_details",
     "cross_entropy_value_and_grad",
+    "fit",
     "info",
     "log_softmax",
     "log_softmax_vjp",

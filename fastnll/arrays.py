@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from fastnll.dtypes import FLOATS, float_type
 from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
-from fastnll.kernels.spec import TargetScan
 
 __all__ = [
     "as_float_array",
@@ -42,7 +41,7 @@ def as_float_array(x: Any, name: str) -> Array:
     """
     a = x if type(x) is np.ndarray else _to_array(x, name)
     if float_type(a.dtype) is not None:
-        return a
+        return a if _regular(a) else a.copy()
     if a.dtype.kind in "iu" and a.dtype != object:
         return a.astype(np.float64)
     if a.dtype.kind == "f" and a.dtype.itemsize <= 8:  # a foreign byte order
@@ -152,7 +151,8 @@ def out_rows(
     like = sources[0]
     if out is None:
         result = np.empty(like.shape, like.dtype)
-        return result, _reshaped(result, axis, row_shape), None
+        rows = _row_view(result, axis, row_shape)
+        return (result, rows, None) if rows is not None else (result, *_buffer(result, axis, row_shape))
     if not isinstance(out, np.ndarray):
         raise DTypeError(f"{name}: expected a numpy array, got {type(out).__name__}")
     if out.shape != like.shape:
@@ -161,26 +161,43 @@ def out_rows(
         raise DTypeError(f"{name}: expected dtype {like.dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise DTypeError(f"{name}: expected a writeable array, got a read-only one; pass a copy")
+    if _overlaps_itself(out):
+        raise ShapeError(f"{name}: expected elements with memory of their own, got strides {out.strides} for shape {out.shape}")
     overlaps = any(np.may_share_memory(out, s) and not _same_memory(out, s) for s in sources)
-    if not overlaps:
-        try:
-            return out, split_axes(out, axis).reshape(row_shape, copy=False), None
-        except ValueError:
-            pass
-    buffer = np.empty(like.shape, like.dtype)
-    return out, _reshaped(buffer, axis, row_shape), lambda: np.copyto(out, buffer)
+    rows = None if overlaps else _row_view(out, axis, row_shape)
+    return (out, rows, None) if rows is not None else (out, *_buffer(out, axis, row_shape))
 
 
-def _reshaped(fresh: Array, axis: int, row_shape: tuple[int, ...]) -> Array:
-    """Return the row view of a fresh C-contiguous array, which always has one."""
-    if axis == fresh.ndim - 1:
-        return fresh.reshape(row_shape)
-    outer, inner = _product(fresh.shape[:axis]), _product(fresh.shape[axis + 1 :])
-    view = fresh.reshape(outer, fresh.shape[axis], inner).transpose(0, 2, 1)
-    if view.shape == row_shape:
-        return view
-    # The logits' own strides asked for another cut of the axes: make the array in that order of rows.
-    return split_axes(fresh, axis).reshape(row_shape, copy=False)
+def _row_view(a: Array, axis: int, row_shape: tuple[int, ...]) -> Array | None:
+    """Return the rows of `a` in the cut of axes that the logits asked for, or None if its strides allow none."""
+    try:
+        return split_axes(a, axis).reshape(row_shape, copy=False) if _regular(a) else None
+    except ValueError:
+        return None
+
+
+def _buffer(result: Array, axis: int, row_shape: tuple[int, ...]) -> tuple[Array, Callable[[], None]]:
+    """Return rows to write to, and what copies them to `result`."""
+    rows = np.empty(row_shape, result.dtype)
+    last = split_axes(result, axis)
+    return rows, lambda: np.copyto(last, rows.reshape(last.shape))
+
+
+def _overlaps_itself(a: Array) -> bool:
+    """Whether two elements may share memory: sorted by size, each stride must step over the axes below it."""
+    if a.size == 0:
+        return False
+    reach = a.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1):
+        if stride < reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def _regular(a: Array) -> bool:
+    """Whether elements are aligned and strides count whole elements, as kernels assume."""
+    return a.flags.aligned and all(stride % a.itemsize == 0 for stride in a.strides)
 
 
 def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> Array:
@@ -202,6 +219,8 @@ def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> A
             raise DTypeError(f"{name}: expected an integer dtype, got {t.dtype}{hint}")
     if not t.dtype.isnative:
         t = t.astype(t.dtype.newbyteorder("="))
+    if not _regular(t):
+        t = t.copy()
     if t.shape != shape:
         raise ShapeError(
             f"{name}: expected shape {shape} (the logits' shape without the class axis), got {t.shape}"
@@ -209,17 +228,17 @@ def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> A
     return t
 
 
-def raise_bad_targets(scan: TargetScan, targets: Array, n_classes: int, ignored: str, name: str = "targets") -> None:
-    """Raise LabelError for what a scan of the targets found.
+def raise_bad_targets(first_bad: int, n_bad: int, targets: Array, n_classes: int, also: str = "", name: str = "targets") -> None:
+    """Raise LabelError for the first of `n_bad` targets out of range; `also` says what else is allowed.
 
     Raises
     ------
     LabelError
         Naming the first bad position, its value, the range allowed and how many there are.
     """
-    index = tuple(int(i) for i in np.unravel_index(scan.first_bad, targets.shape))
+    index = tuple(int(i) for i in np.unravel_index(first_bad, targets.shape))
     where = index[0] if len(index) == 1 else index
     raise LabelError(
-        f"{name}: expected class ids from 0 to {n_classes - 1}{ignored}, got {int(targets[index])} at position {where} "
-        f"({scan.n_bad} of {targets.size} out of range)"
+        f"{name}: expected class ids from 0 to {n_classes - 1}{also}, got {int(targets[index])} at position {where} "
+        f"({n_bad} of {targets.size} out of range)"
     )

@@ -203,7 +203,8 @@ class SGD:
         if unknown or missing:
             got = f"unknown {unknown[0]!r}" if unknown else f"no {missing[0]!r} (None says: leave it)"
             raise OptionError(f"grads: expected one for each of {', '.join(map(repr, self.params))}, got {got}")
-        given = {name: grad for name, grad in grads.items() if grad is not None}
+        # Arithmetic on an array of no axes gives a NumPy scalar, which is as good a gradient.
+        given = {n: np.asarray(g) if isinstance(g, np.generic) else g for n, g in grads.items() if g is not None}
         for name, grad in given.items():
             param = self.params[name]
             if not isinstance(grad, np.ndarray):

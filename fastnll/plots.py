@@ -119,7 +119,7 @@ def _style(axes: Any, x: Any, title: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("predicted tokens seen")
     axes.set_ylabel("negative log-likelihood, bits per token")
-    axes.set_title(title, loc="left", fontsize=11, color=_TEXT, pad=12)
+    axes.set_title(title, loc="left", fontsize=11, color=_TEXT, pad=12, parse_math=False)
     axes.grid(True, which="major", color=_GRID, linewidth=0.8, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")

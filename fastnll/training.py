@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from fastnll.callbacks import Callback
 from fastnll.clipping import DivergenceError
 from fastnll.errors import OptionError
@@ -146,7 +148,9 @@ def fit(
                 # Each is told of the end, last first, whatever happens in between, its own start included.
                 stack.callback(callback.on_end, run)
                 callback.on_start(run)
-            _loop(run, sampler, schedule, callbacks)
+            # A run that diverges overflows before its loss says so: the sentence is enough, without NumPy's warnings.
+            with np.errstate(over="ignore", invalid="ignore"):
+                _loop(run, sampler, schedule, callbacks)
             if evaluate:
                 history.final = _evaluate(objective, optimizer.params)
         except BaseException as error:

@@ -81,7 +81,7 @@ def row_weights(
         else:
             scan = plan.backend.scan_targets(targets, n_classes, ignore, plan.threads)
         if scan.n_bad and o.validate == "on":
-            raise_bad_targets(scan, targets, n_classes, _ignored_text(o, padded, n_classes))
+            raise_bad_targets(scan.first_bad, scan.n_bad, targets, n_classes, _ignored_text(o, padded, n_classes))
         if scan.n_ignored == 0:
             return _weighted(o, targets, None, hard, n_classes)
         return _weighted(o, targets, targets.reshape(-1) != ignore, hard, n_classes)
@@ -94,8 +94,7 @@ def row_weights(
     if hard and o.validate == "on":
         bad = live & ((flat < 0) | (flat >= n_classes))
         if bad.any():
-            scan = TargetScan(0, int(bad.sum()), int(bad.argmax()))
-            raise_bad_targets(scan, targets, n_classes, _ignored_text(o, padded, n_classes))
+            raise_bad_targets(int(bad.argmax()), int(bad.sum()), targets, n_classes, _ignored_text(o, padded, n_classes))
     return _weighted(o, targets, live, hard, n_classes)
 
 

@@ -20,7 +20,17 @@ __all__ = ["CONTENDERS", "OURS", "Contender", "NotOfferedError", "Run", "select_
 
 
 class NotOfferedError(Exception):
-    """A contender has nothing for this case; says why."""
+    """A contender has nothing for this case; says why.
+
+    Attributes
+    ----------
+    shown : bool
+        Whether a report has to say so: it has the op, but cannot take part in this run.
+    """
+
+    def __init__(self, reason: str, *, shown: bool = False) -> None:
+        super().__init__(reason)
+        self.shown = shown
 
 
 @dataclass

@@ -53,8 +53,9 @@ def storage_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+        name = ml_dtypes.bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
 
 
 def make_data(case: Case) -> Data:
@@ -66,7 +67,7 @@ def make_data(case: Case) -> Data:
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     dtype = storage_dtype(case.dtype)
     draw = np.float64 if case.dtype == "float64" else np.float32
-    x = rng.standard_normal(case.shape, dtype=draw)
+    x: Array = rng.standard_normal(case.shape, dtype=draw)
     x *= 3
     targets = np.empty(0, np.int64)
     extra = np.empty(0, dtype)

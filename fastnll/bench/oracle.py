@@ -120,7 +120,8 @@ def _ulp(size: Array, dtype: np.dtype[Any]) -> Array:
     """Return the spacing of the numbers of a dtype around each size, never below its smallest subnormal."""
     tiny, mantissa = _format(dtype)
     _, exponent = np.frexp(np.maximum(np.abs(size), tiny).astype(np.float64))
-    return np.ldexp(1.0, exponent - 1 - mantissa)
+    spacing: Array = np.ldexp(1.0, exponent - 1 - mantissa)
+    return spacing
 
 
 def ulp_error(got: Array, truth: Array, dtype: Any, scale: Array | None = None) -> Error:
@@ -203,7 +204,8 @@ class Oracle:
         case, data, ids = self.data.case, self.data, self._sample
         dtype = data.x.dtype
         if case.op == "sgd_update":
-            p, g = (a[ids].astype(self._wide) for a in (data.x, data.extra))
+            p: Array = data.x[ids].astype(self._wide)
+            g: Array = data.extra[ids].astype(self._wide)
             direction = 0.9 * g + g  # the buffer starts as the gradient: momentum 0.9, then + g
             return {"out": Truth(p - 0.001 * direction, dtype, np.abs(p))}
         if case.op in ("cross_entropy", "nll_loss"):

@@ -53,7 +53,7 @@ def _run(data: Data, backend: str, threads: int) -> Run:
         return Run(call, lambda raw: {"loss": raw[0], "out": raw[1]}, case.mode, before, settings)
     if case.op in ("cross_entropy", "nll_loss"):
         return Run(partial(function, x, t, **keywords), lambda raw: {"loss": raw}, case.mode, None, settings)
-    arguments = (x,)
+    arguments: tuple[Any, ...] = (x,)
     if case.op == "selected_log_probs":
         arguments = (x, t)
     elif case.op.endswith("_vjp"):

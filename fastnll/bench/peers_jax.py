@@ -66,8 +66,10 @@ def jit(data: Data, threads: int) -> Run:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if threads != cores:
-        raise NotOfferedError(f"XLA takes all {cores} cores of the process; run under taskset to compare {threads}")
+        reason = f"XLA takes all {cores} cores of the process; run under taskset to compare {threads}"
+        raise NotOfferedError(reason, shown=True)
     case = data.case
+    finished: Callable[[Any], Any] = jax.block_until_ready
 
     def context() -> AbstractContextManager[Any]:
         # Without it JAX would compute float64 logits in float32.
@@ -82,14 +84,14 @@ def jit(data: Data, threads: int) -> Run:
         compiled = jax.jit(function, donate_argnums=(0,) if donate else ())
 
     def call() -> Any:
-        raw = jax.block_until_ready(compiled(state[0], targets, extra))
+        raw = finished(compiled(state[0], targets, extra))
         if donate:
             state[0] = raw[1] if case.op == "cross_entropy_value_and_grad" else raw
         return raw
 
     def before() -> None:
         with context():
-            state[0] = jax.block_until_ready(jnp.array(data.x, copy=True))
+            state[0] = finished(jnp.array(data.x, copy=True))
 
     def outputs(raw: Any) -> dict[str, Any]:
         if case.op == "cross_entropy_value_and_grad":

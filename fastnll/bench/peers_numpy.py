@@ -71,15 +71,16 @@ def numpy_run(data: Data, threads: int) -> Run:
         return _numpy_sgd(data)
 
     def shifted(x: Array) -> Array:
-        return x - x.max(axis=case.axis, keepdims=True)
+        y: Array = x - x.max(axis=case.axis, keepdims=True)
+        return y
 
     def log_softmax(x: Array) -> Array:
-        y = shifted(x)
+        y: Array = shifted(x)
         y -= np.log(np.exp(y).sum(axis=case.axis, keepdims=True))
         return y
 
     def softmax(x: Array) -> Array:
-        y = shifted(x)
+        y: Array = shifted(x)
         np.exp(y, out=y)
         y /= y.sum(axis=case.axis, keepdims=True)
         return y

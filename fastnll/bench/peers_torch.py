@@ -32,7 +32,8 @@ def _array(tensor: Any) -> Array:
     import torch
 
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
 
 
 def _threads(count: int) -> Callable[[], Any]:

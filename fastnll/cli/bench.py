@@ -104,7 +104,12 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
 
         limits = load_or_measure(threads).to_dict()
     print(f"{machine['cpu']}, {threads} threads, {machine['system']}, backend {machine['backend']}")
-    columns = [name for name in CONTENDERS if name in names and name != "native"]
+    here = {case.group for case in cases}
+    columns = [
+        name
+        for name, entry in CONTENDERS.items()
+        if name in names and name != "native" and (not entry.groups or here.intersection(entry.groups))
+    ]
     print(report.header_line(columns), flush=True)
     done: list[dict[str, Any]] = []
     rows: list[AccuracyRow] = []

@@ -107,13 +107,8 @@ def add_compute_options(parser: argparse._ActionsContainer) -> None:
 
 @contextlib.contextmanager
 def compute_options(args: argparse.Namespace) -> Iterator[None]:
-    """Apply --threads, to the matrix products of NumPy's BLAS too, and --backend to a block of code."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(config.using(backend=args.backend, threads=args.threads))
-        if args.threads is not None:
-            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-            stack.enter_context(threadpool_limits(args.threads, user_api="blas"))
+    """Apply --threads and --backend to a block of code."""
+    with config.using(backend=args.backend, threads=args.threads):
         yield
 
 

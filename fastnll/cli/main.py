@@ -156,7 +156,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     args, rest = parser.parse_known_args(arguments)
     if rest:
         flags = [flag for action in subparser._actions for flag in action.option_strings]
-        raise UsageError(_unknown("option", rest[0].split("=")[0], flags, subparser))
+        kind = "option" if rest[0].startswith("-") else "argument"
+        raise UsageError(_unknown(kind, rest[0].split("=")[0], flags, subparser))
     if args.command is None:
         raise UsageError("fastnll: expected a command; see 'fastnll --help'")
     return args

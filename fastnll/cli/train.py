@@ -38,7 +38,7 @@ __all__ = ["DEFAULTS", "add_parser", "run"]
 DEFAULTS: dict[str, dict[str, Any]] = {
     "categorical": {"steps": 2000, "lr": 2.0, "momentum": 0.9, "batch_tokens": 4096},
     "bigram": {"steps": 8000, "lr": 20.0, "momentum": 0.95, "batch_tokens": 4096},
-    "ngram": {"steps": 10_000, "lr": 0.4, "momentum": 0.9, "batch_tokens": 1024, "max_norm": 1.0},
+    "ngram": {"steps": 5000, "lr": 0.6, "momentum": 0.9, "batch_tokens": 1024, "max_norm": 1.0},
 }
 _SIZES = ("context", "dim", "hidden")
 _SGD = ("lr", "momentum", "nesterov", "weight_decay", "max_norm")
@@ -64,9 +64,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     data.add_argument("--tokenizer", choices=["bytes", "chars"], help="tokens of text (default: chars)")
     data.add_argument("--model", choices=list(DEFAULTS), default="bigram", help="default: bigram")
-    data.add_argument("--context", type=whole(1), metavar="K", help="ngram: tokens it looks back (default: 8)")
+    data.add_argument("--context", type=whole(1), metavar="K", help="ngram: tokens it looks back (default: 6)")
     data.add_argument("--dim", type=whole(1), metavar="D", help="ngram: numbers per embedding (default: 32)")
-    data.add_argument("--hidden", type=whole(1), metavar="H", help="ngram: hidden units (default: 256)")
+    data.add_argument("--hidden", type=whole(1), metavar="H", help="ngram: hidden units (default: 128)")
     data.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
     _add_training_options(parser)
     parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/<model>-<date-time>)")
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         objective = Objective(model, dataset)
         options = _options(args, objective)
         params = model.init(args.seed, args.dtype)
+        schedule = _schedule(options)
         optimizer = SGD(params, **{name: options[name] for name in _SGD})
         folder = create_run(args.out, args.model)
         config = _config(dataset, model, options)
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 optimizer,
                 steps=options["steps"],
                 batch_tokens=options["batch_tokens"],
-                schedule=_schedule(options),
+                schedule=schedule,
                 seed=args.seed,
                 callbacks=_callbacks(folder, options, config["data"]["sha256"]),
             )
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 def _sizes(args: argparse.Namespace) -> dict[str, int]:
     given = {size: getattr(args, size) for size in _SIZES if getattr(args, size) is not None}
     if args.model == "ngram":
-        return {"context": 8, "dim": 32, "hidden": 256, **given}
+        return {"context": 6, "dim": 32, "hidden": 128, **given}
     if given:
         raise OptionError(f"--{next(iter(given))}: expected with --model ngram alone, got --model {args.model}")
     return {}

@@ -12,17 +12,18 @@ from typing import Any, overload
 import numpy as np
 
 from fastnll.data import scans
-from fastnll.data.checks import chunks, integer, offsets_array, sequence_ids, token_array
+from fastnll.data.checks import integer, sequence_ids
 from fastnll.data.mapping import MappedFile
 from fastnll.data.packing import SequencePacker, gather
 from fastnll.data.pieces import Pieces
+from fastnll.data.ragged import Ragged, read_only
 from fastnll.data.tokenizers import ByteTokenizer, Tokenizer
 from fastnll.errors import OptionError
 
 __all__ = ["SequenceDataset"]
 
 
-class SequenceDataset:
+class SequenceDataset(Ragged):
     """Sequences of token ids of any lengths, packed one after the other.
 
     Parameters
@@ -94,13 +95,9 @@ class SequenceDataset:
         check: bool = True,
         mapping: MappedFile | None = None,
     ) -> None:
-        array = token_array(tokens)
-        self.tokens: np.ndarray = _read_only(array)
-        bounds = np.array([0, array.size], np.int64) if offsets is None else offsets_array(offsets, array.size)
-        self.offsets: np.ndarray = _read_only(bounds)
+        super().__init__(tokens, offsets, mapping)
         self.tokenizer = tokenizer
         self.source = source
-        self.mapping = mapping
         self.n_context: np.ndarray | None = None
         self._n_bytes = None if n_bytes is None else integer("n_bytes", n_bytes, 0)
         if vocab_size is None and tokenizer is not None:
@@ -182,21 +179,6 @@ class SequenceDataset:
         )
 
     @property
-    def n_sequences(self) -> int:
-        """B, the number of sequences."""
-        return self.offsets.size - 1
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens in all sequences together (not those of `tokens` that lie outside the offsets)."""
-        return int(self.offsets[-1] - self.offsets[0])
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, int64, shape (B,)."""
-        return np.diff(self.offsets)
-
-    @property
     def vocab_size(self) -> int:
         """V: every id is in ``[0, V)``. Scanned for at the first call where it was not given."""
         if self._vocab_size is None:
@@ -213,14 +195,6 @@ class SequenceDataset:
             widths = self.tokenizer.token_bytes()
             self._n_bytes = None if widths is None else scans.count_bytes(self, widths)
         return self._n_bytes
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First and one past the last position of `tokens` that belongs to a sequence."""
-        return int(self.offsets[0]), int(self.offsets[-1])
-
-    def __len__(self) -> int:
-        return self.n_sequences
 
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
@@ -280,39 +254,11 @@ class SequenceDataset:
         """A part of this dataset: the checks have been made, the byte count has to be made again."""
         size = self._vocab_size if self._vocab_size is not None or not self.n_tokens else self.vocab_size
         part = object.__new__(SequenceDataset)
-        part.tokens, part.offsets = _read_only(tokens), _read_only(offsets)
+        part.tokens, part.offsets = read_only(tokens), read_only(offsets)
         part.tokenizer, part.source = self.tokenizer, self.source
         part.mapping = self.mapping if tokens is self.tokens else None
         part.n_context, part._vocab_size, part._n_bytes = None, size, None
         return part
-
-    def scan(self, overlap: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-        """All tokens in order, about a million at a time, as views.
-
-        Parameters
-        ----------
-        overlap : int, default 0
-            How many tokens of the following part each part also holds: 1 for pairs.
-
-        Yields
-        ------
-        start : int
-            Position in `tokens` of the first one.
-        part : ndarray
-        """
-        low, high = self.span
-        for start, stop in chunks(low, high - overlap):
-            part = self.tokens[start : stop + overlap]
-            yield start, part
-            self.note_read(part.nbytes)
-
-    def note_read(self, n_bytes: int) -> None:
-        """Say that about this many bytes of `tokens` have been read: keeps a memory-mapped file out of memory.
-
-        Whoever walks over `tokens` directly calls it now and then; :meth:`take` and :meth:`scan` do.
-        """
-        if self.mapping is not None:
-            self.mapping.note_read(n_bytes)
 
     def check_tokens(self) -> None:
         """Raise :class:`DataError` for the first id outside ``[0, vocab_size)``, with how many there are."""
@@ -329,10 +275,3 @@ class SequenceDataset:
             32-bit words (64-bit where V is above 2**32).
         """
         return scans.fingerprint(self, self.vocab_size if self.n_tokens or self._vocab_size else 0)
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written through: sizes are kept from the first look at the tokens."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

@@ -35,7 +35,7 @@ def _stats(a: F64) -> tuple[F64, F64, F64]:
     +inf give NaN, and so does a row of only -inf (its probabilities are 0/0).
     """
     m = a.max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         e = np.exp(a - m)
         return m, e, e.sum(axis=1, keepdims=True)
 
@@ -43,7 +43,7 @@ def _stats(a: F64) -> tuple[F64, F64, F64]:
 def _lse(a: F64) -> F64:
     """Return log sum exp of each row; -inf for a row of only -inf, +inf where one is, NaN for NaN."""
     m, _, s = _stats(a)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         return np.where(np.isinf(m), m, m + np.log(s))[:, 0]
 
 
@@ -54,7 +54,8 @@ def _rows(x: npt.NDArray[Any]) -> F64:
 def logsumexp(task: SoftmaxTask) -> None:
     """Write log(sum_v exp(x_v)) of each row, as m + log(sum_v exp(x_v - m)) with m = max_v x_v."""
     assert task.lse is not None
-    task.lse[...] = _lse(_rows(task.x))
+    with np.errstate(all="ignore"):
+        task.lse[...] = _lse(_rows(task.x))
 
 
 def softmax(task: SoftmaxTask) -> None:
@@ -62,7 +63,7 @@ def softmax(task: SoftmaxTask) -> None:
     assert task.out is not None
     a = _rows(task.x)
     m, e, s = _stats(a)
-    with np.errstate(invalid="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         result = (a - m) - np.log(s) if task.log else e / s
         task.out[...] = result.reshape(task.x.shape)
 
@@ -74,7 +75,7 @@ def softmax_vjp(task: VjpTask) -> None:
     With l = log p: d l_u / d x_v = delta_uv - p_v, so g^T J = g_v - p_v sum_u g_u.
     """
     y, g = _rows(task.y), _rows(task.grad)
-    with np.errstate(invalid="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         if task.log:
             dx = g - np.exp(y) * g.sum(axis=1, keepdims=True)
         else:
@@ -93,7 +94,7 @@ def _transform(task: CrossEntropyTask, live: npt.NDArray[np.bool_]) -> tuple[F64
     slope = None
     a = x if task.temperature == 1.0 else x / task.temperature
     if task.softcap:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             capped = task.softcap * np.tanh(a / task.softcap)
         a = np.where(a == -np.inf, -np.inf, capped)
         slope = np.where(a == -np.inf, 0.0, 1.0 - (capped / task.softcap) ** 2)
@@ -118,7 +119,8 @@ def _soft_targets(task: CrossEntropyTask, live: npt.NDArray[np.bool_]) -> F64:
             np.add.at(c, (np.arange(n)[:, None], task.ids[live]), task.id_probs[live])
         elif task.targets is not None:
             weight = 1.0 if task.target_weight is None else task.target_weight[live]
-            c[np.arange(n), task.targets.reshape(-1)[live].astype(np.int64)] = weight
+            t = task.targets.reshape(-1)[live].astype(np.int64)
+            c[np.arange(n), np.where((t >= 0) & (t < v), t, 0)] = weight
             return c
     return c if task.class_weight is None else c * task.class_weight
 
@@ -146,10 +148,15 @@ def cross_entropy(task: CrossEntropyTask) -> None:
     m, e, s = _stats(a)
     eps, hard = task.smoothing, task.targets is not None
     t = task.targets.reshape(-1)[live].astype(np.int64) if task.targets is not None else None
+    outside = np.zeros(len(a), bool)
+    if t is not None:
+        outside = (t < 0) | (t >= v)  # only where validation was off: such a row is NaN
+        t = np.where(outside, 0, t)
+        a[outside] = np.nan
     c = _soft_targets(task, live)
     finite = a > -np.inf
     w = np.ones(v) if task.class_weight is None else task.class_weight
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         log_s = np.log(s)
         # s = 0 cannot be (the largest term is 1); a row of only -inf has m = -inf and e = NaN.
         logp = (a - m) - log_s
@@ -191,7 +198,8 @@ def cross_entropy(task: CrossEntropyTask) -> None:
     row_loss = np.zeros(n)
     row_loss[live] = loss * weight[live]
     if task.loss is not None:
-        task.loss[...] = row_loss
+        with np.errstate(all="ignore"):
+            task.loss[...] = row_loss
     if task.block_sums is not None:
         for b in range(len(task.block_sums)):
             task.block_sums[b] = row_loss[b * ROW_BLOCK : (b + 1) * ROW_BLOCK].sum()
@@ -205,7 +213,7 @@ def _details(
 
     entropy = -sum_v p_v log p_v = log s - sum_v p_v (a_v - m), with 0 log 0 = 0.
     """
-    with np.errstate(invalid="ignore", divide="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         if task.lse is not None:
             task.lse[...] = 0.0
             task.lse[live] = np.where(np.isinf(m), m, m + np.log(s))[:, 0]
@@ -228,13 +236,19 @@ def gather(task: GatherTask) -> None:
     picked = np.take_along_axis(a, np.where(present, task.ids, 0), axis=1)
     if not task.normalised:
         m, _, s = _stats(a)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             picked = (picked - m) - np.log(s)
-    task.out[...] = np.where(present, picked, 0.0)
+    with np.errstate(all="ignore"):
+        task.out[...] = np.where(present, picked, 0.0)
 
 
 def sgd_update(task: SgdTask) -> None:
     """Take one step of `SgdTask` (Polyak 1964; Sutskever et al. 2013 for the Nesterov form)."""
+    with np.errstate(all="ignore"):
+        _sgd_update(task)
+
+
+def _sgd_update(task: SgdTask) -> None:
     p = as_float64(task.param)
     g = task.grad_scale * as_float64(task.grad)
     if task.maximize:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastnll.data.checks import integer
 from fastnll.data.sequences import SequenceDataset
-from fastnll.dtypes import FLOATS, float_type
+from fastnll.dtypes import FLOATS
 from fastnll.errors import DTypeError, OptionError, ShapeError
 from fastnll.models.spans import Data, Spans
 
@@ -62,6 +62,8 @@ class Model(ABC):
         What `fastnll.models.make` calls it.
     convex : bool
         Whether the negative log-likelihood is convex in the parameters, so that a stationary point is the argmin.
+    dtypes : tuple of str
+        What its parameters may be stored as.
     context : int
         How many predecessors it looks at. With 0 every token of a sequence is predicted; otherwise the
         first one, which has no predecessor, is not: Loss(x) = -sum_i log p(x_{i+1} | x_0 .. x_i).
@@ -74,6 +76,7 @@ class Model(ABC):
 
     name: ClassVar[str]
     convex: ClassVar[bool]
+    dtypes: ClassVar[tuple[str, ...]] = tuple(FLOATS)
     context: int = 0
 
     def __init__(self, vocab_size: int) -> None:
@@ -198,12 +201,18 @@ class Model(ABC):
                 raise ShapeError(
                     f"params[{name!r}]: expected shape {shapes[name]} for model {self.name!r}, got {array.shape}"
                 )
-            if float_type(array.dtype) is None:
-                raise DTypeError(f"params[{name!r}]: expected dtype {', '.join(FLOATS)}, got {array.dtype}")
+            self.check_dtype(f"params[{name!r}]", array.dtype)
         if len({array.dtype for array in arrays.values()}) > 1:
             found = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
             raise DTypeError(f"params: expected one float dtype for all, got {found}")
         return arrays
+
+    def check_dtype(self, name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+        """Return the NumPy dtype if the model's parameters can be stored in it, else raise DTypeError."""
+        kind = np.dtype(dtype)
+        if kind.name not in self.dtypes or not kind.isnative:
+            raise DTypeError(f"{name}: expected dtype {', '.join(self.dtypes)} for model {self.name!r}, got {kind}")
+        return kind
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "name")
@@ -218,6 +227,7 @@ class HeadModel(Model):
     """
 
     head: ClassVar[tuple[str, str]] = ("weight", "bias")
+    dtypes: ClassVar[tuple[str, ...]] = ("float64", "float32")  # what BLAS multiplies
 
     @abstractmethod
     def hidden_and_vjp(self, params: Params, inputs: Array) -> tuple[Array, HiddenVjp | None]:
@@ -246,14 +256,6 @@ class HeadModel(Model):
             return grads
 
         return logits, vjp
-
-    def check_params(self, params: Params) -> Grads:
-        """Return the parameters as arrays; float32 or float64, which BLAS multiplies."""
-        arrays = super().check_params(params)
-        dtype = arrays[self.head[0]].dtype
-        if dtype.name not in {"float32", "float64"}:
-            raise DTypeError(f"params: expected float32 or float64 for model {self.name!r}, got {dtype}")
-        return arrays
 
 
 def _names(names: Any) -> str:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from fastnll.data.checks import integer
 from fastnll.data.order import hash_keys
-from fastnll.errors import DTypeError
 from fastnll.models.base import Grads, HeadModel, HiddenVjp, Params
 from fastnll.models.ids import add_rows, check_ids
 from fastnll.models.spans import Data
@@ -88,9 +87,7 @@ class NGram(HeadModel):
         saturated; the head is ten times smaller than that rule, so that all classes start nearly equally likely; biases
         start at 0. Uniform numbers from a hash of (seed, parameter, index): the same bits on every machine.
         """
-        kind = np.dtype(dtype)
-        if kind.name not in {"float32", "float64"}:
-            raise DTypeError(f"dtype: expected float32 or float64 for model {self.name!r}, got {kind}")
+        kind = self.check_dtype("dtype", dtype)
         scale = {
             "embedding": 1.0,
             "w1": 1.0 / math.sqrt(self.context * self.dim),

@@ -44,5 +44,6 @@ def make(name: str, **config: Any) -> Model:
     try:
         signature.bind(**config)
     except TypeError as error:
-        raise OptionError(f"model {name!r}: expected the arguments {signature}, got {config} ({error})") from None
+        known = ", ".join(signature.parameters)
+        raise OptionError(f"model {name!r}: expected the arguments {known}, got {config} ({error})") from None
     return MODELS[name](**config)

@@ -61,7 +61,8 @@ class SoftmaxRegression(HeadModel):
 
     def init(self, seed: int = 0, dtype: npt.DTypeLike = np.float32) -> Grads:
         """Return zeros: every class has probability 1 / V, whatever the seed; the objective is convex."""
-        return {name: np.zeros(shape, dtype) for name, shape in self.shapes().items()}
+        kind = self.check_dtype("dtype", dtype)
+        return {name: np.zeros(shape, kind) for name, shape in self.shapes().items()}
 
     def inputs(self, data: Data, positions: Array, depth: Array) -> Array:
         """Return the features of the rows, (N, D)."""

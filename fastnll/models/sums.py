@@ -43,4 +43,6 @@ def ordered_sum(terms: npt.NDArray[Any]) -> float:
     """
     if not terms.size:
         return 0.0
-    return fsum(np.add.reduceat(terms, np.arange(0, terms.size, _TERMS)).tolist())
+    with np.errstate(over="ignore"):
+        runs = np.add.reduceat(terms, np.arange(0, terms.size, _TERMS))
+    return fsum(runs.tolist())

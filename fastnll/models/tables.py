@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -10,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll import ops
-from fastnll.dtypes import FLOATS, float_type
-from fastnll.errors import DTypeError
+from fastnll.dtypes import FLOATS
 from fastnll.models.base import Grads, Model, Params, Vjp
 from fastnll.models.counts import PairCounts, count_keys
 from fastnll.models.ids import add_rows, check_ids
@@ -64,9 +64,7 @@ class TableModel(Model):
 
         The objective is convex, so where the search starts decides nothing.
         """
-        kind = np.dtype(dtype)
-        if float_type(kind) is None:
-            raise DTypeError(f"dtype: expected {', '.join(FLOATS)}, got {kind}")
+        kind = self.check_dtype("dtype", dtype)
         return {name: np.zeros(shape, kind) for name, shape in self.shapes().items()}
 
     def _table(self, arrays: Params) -> Array:
@@ -99,8 +97,7 @@ class TableModel(Model):
         """
         n_keys = self.n_contexts * self.vocab_size
         parts = (
-            self.keys(data, *spans.rows(low, min(low + _ROWS, spans.n_rows)))
-            for low in range(0, spans.n_rows, _ROWS)
+            self.keys(data, *spans.rows(low, min(low + _ROWS, spans.n_rows))) for low in range(0, spans.n_rows, _ROWS)
         )
         return PairCounts(*count_keys(parts, n_keys, spans.n_rows), self.n_contexts, self.vocab_size)
 
@@ -119,7 +116,7 @@ class TableModel(Model):
         """Return the negative log-likelihood of one row of each pair: (P,) float64, in nats."""
         nll = np.empty(pairs.keys.size)
         for _, span, log_probs, places in self._log_probs(params, pairs):
-            nll[span] = 0.0 - log_probs[places]
+            nll[span] = _losses(log_probs, places)[0]
         return nll
 
     def counted_value(self, params: Params, pairs: PairCounts) -> float:
@@ -134,21 +131,25 @@ class TableModel(Model):
         nll = np.empty(pairs.keys.size)
         grads = self._table(into)
         for rows, span, log_probs, places in self._log_probs(params, pairs):
-            nll[span] = 0.0 - log_probs[places]
+            counts, totals = pairs.counts[span], pairs.totals[rows, None]
+            nll[span], sure, rest = _losses(log_probs, places)
             expected = np.exp(log_probs, out=log_probs)
-            expected.reshape(-1, self.vocab_size)[...] *= pairs.totals[rows, None]
-            expected[places] -= pairs.counts[span]
-            grads[pairs.contexts[rows]] += expected.reshape(-1, self.vocab_size)
+            expected *= totals
+            expected.reshape(-1)[places] -= counts
+            # n_c p - n_ct with p = 1 - rest: the two large numbers are integers and cancel without an error.
+            total = totals[places[sure] // self.vocab_size, 0]
+            expected.reshape(-1)[places[sure]] = (total - counts[sure]) - total * rest
+            grads[pairs.contexts[rows]] += expected
         return ordered_sum(nll * pairs.counts)
 
     def _log_probs(self, params: Params, pairs: PairCounts) -> Iterator[tuple[slice, slice, Array, Array]]:
-        """For some contexts at a time: which; their pairs; flat float64 log-probabilities; the pairs' places there."""
+        """For some contexts at a time: which; their pairs; float64 log-probabilities; the pairs' flat places there."""
         table, v = self._table(params), self.vocab_size
         step = max(1, _FLOATS // v)
         for low in range(0, pairs.contexts.size, step):
             rows = slice(low, min(low + step, pairs.contexts.size))
             logits = table[pairs.contexts[rows]].astype(np.float64, copy=False)
-            log_probs = ops.log_softmax(logits, out=logits).reshape(-1)
+            log_probs = ops.log_softmax(logits, out=logits)
             span = slice(int(pairs.first[rows.start]), int(pairs.first[rows.stop]))
             yield rows, span, log_probs, pairs.places[span] - low * v
 
@@ -184,3 +185,28 @@ class TableModel(Model):
         # Summed as logarithms of ratios: each term is at least 0 and nothing cancels.
         ratios = np.repeat(pairs.totals, np.diff(pairs.first)) / pairs.counts
         return TableOptimum(ordered_sum(pairs.counts * np.log(ratios)), params, pairs.n_rows)
+
+
+def _losses(log_probs: Array, places: Array) -> tuple[Array, Array, Array]:
+    """Return -log p of the entries at some flat places of a table of log-probabilities.
+
+    Where p is above 1/2, log p as it stands in the table has lost what p lacks to 1, as a difference of logits does.
+    There -log p = -log1p(-rest), with rest the sum of all other probabilities: a loss of 1e-12 has all its digits.
+
+    Returns
+    -------
+    nll : ndarray, as many as places
+    sure : ndarray of int64
+        Which of them have p above 1/2.
+    rest : ndarray, as many as sure
+        1 - p, to full relative accuracy.
+    """
+    chosen = log_probs.reshape(-1)[places]
+    nll = 0.0 - chosen
+    sure = np.flatnonzero(chosen > -math.log(2.0))
+    rows, columns = np.divmod(places[sure], log_probs.shape[1])
+    others = np.exp(log_probs[rows])
+    others[np.arange(sure.size), columns] = 0.0
+    rest = others.sum(axis=1)
+    nll[sure] = 0.0 - np.log1p(-rest)
+    return nll, sure, rest

@@ -1,9 +1,9 @@
 """Independent blocks on several threads, their results in order.
 
 Each thread computes whole blocks on its own: single-threaded BLAS, single-threaded kernels. So the products of NumPy's
-BLAS and the kernels' OpenMP loops, which alternate in every block, never wait for each other's spinning threads
-(that costs half of the speed where nothing else runs, and far more where something does); and since no sum inside a block
-is cut by the number of threads, no bit of a result depends on it.
+BLAS and the kernels' OpenMP loops, which alternate in every block, never wait for each other's spinning threads; that
+takes half of the speed where nothing else runs, and far more where something does. And since no sum inside a block is
+cut by the number of threads, no bit of a result depends on it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _SingleThreadedBlas:
 @functools.cache
 def _controller() -> Any:
     # Looking through the loaded libraries takes milliseconds, setting a limit microseconds.
-    from threadpoolctl import ThreadpoolController
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     return ThreadpoolController()
 
@@ -84,24 +84,24 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threa
     >>> list(ordered_map(lambda n: n * n, range(5), threads=2))
     [0, 1, 4, 9, 16]
     """
-    if threads == 1:
-        for item in items:
-            yield _run(function, item)
-        return
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastnll")
-    try:
-        for item in items:
-            # A context belongs to one thread at a time: each task gets its own copy of the caller's.
-            waiting.append(pool.submit(contextvars.copy_context().run, _run, function, item))
-            if len(waiting) > threads:
+    with _single_threaded_blas:
+        if threads == 1:
+            yield from (_run(function, item) for item in items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="fastnll")
+        try:
+            for item in items:
+                # A context belongs to one thread at a time: each task gets its own copy of the caller's.
+                waiting.append(pool.submit(contextvars.copy_context().run, _run, function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run(function: Callable[[Item], Result], item: Item) -> Result:
-    with _single_threaded_blas, using(threads=1):
+    with using(threads=1):
         return function(item)

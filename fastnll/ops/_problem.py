@@ -287,7 +287,7 @@ def grad_factors(o: LossOptions, p: Problem, grad_output: Any) -> None:
     """
     task, n = p.task, math.prod(p.shape)
     div = divisor(o, p)
-    up = 1.0 if grad_output is None else np.asarray(grad_output, dtype=np.float64)
+    up = 1.0 if grad_output is None else _upstream(grad_output)
     if o.reduction in {"mean", "sum"}:
         if np.ndim(up):
             raise ShapeError(f"grad_output: expected a scalar for reduction {o.reduction!r}, got shape {np.shape(up)}")
@@ -318,6 +318,13 @@ def grad_factors(o: LossOptions, p: Problem, grad_output: Any) -> None:
         task.grad_weight[task.row_weight == 0.0] = 0.0
 
 
+def _upstream(value: Any) -> Array:
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DTypeError(f"grad_output: expected a number or an array of numbers, got {value!r}") from None
+
+
 def prepare_grad(p: Problem, out: Array | None) -> tuple[Array, Callable[[], None] | None]:
     """Give the task a gradient array; return what the user gets and what is left to do after the kernel."""
     x, task = p.logits, p.task
@@ -325,6 +332,8 @@ def prepare_grad(p: Problem, out: Array | None) -> tuple[Array, Callable[[], Non
     full_shape = (*task.x.shape[:2], columns)
     sources = (x,) if task.probs is None else (x, task.probs)
     result, rows, finish = out_rows(out, sources, p.axis, full_shape)
+    if out is not None and task.targets is not None and np.may_share_memory(out, task.targets):
+        task.targets = task.targets.copy()
     v = task.x.shape[2]
     task.grad = rows[..., :v]
     if v == columns:

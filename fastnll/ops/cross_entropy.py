@@ -44,6 +44,11 @@ class CrossEntropyDetails(NamedTuple):
         Number of classes that are more probable than the target: 0 where none is.
     entropy : float array
         Entropy of the predicted distribution, in nats.
+
+    Examples
+    --------
+    >>> cross_entropy_details([[0.0, 0.0]], [1]).entropy.round(6).tolist()
+    [0.693147]
     """
 
     nll: Array
@@ -150,8 +155,8 @@ def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
     --------
     >>> import numpy as np
     >>> logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
-    >>> round(cross_entropy(logits, [0, 2]), 12) == round(-np.log(0.5 * 0.8) / 2, 12)
-    True
+    >>> round(cross_entropy(logits, [0, 2]), 6)
+    0.458145
     >>> cross_entropy(logits, [0, -100], reduction="none").round(6).tolist()
     [0.693147, 0.0]
     """

@@ -60,8 +60,8 @@ def logsumexp(
     Examples
     --------
     >>> import numpy as np
-    >>> float(logsumexp(np.array([1000.0, 1000.0])))
-    1000.6931471805599
+    >>> round(float(logsumexp(np.array([1000.0, 1000.0]))), 9)
+    1000.693147181
     """
     a = as_float_array(x, "x")
     axis = check_axis(axis, a.ndim, "x")

@@ -65,12 +65,13 @@ def draw_roofline(limits: Roofline, path: str | Path, points: Iterable[Point] = 
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
-        _draw_roofs(left, limits)
+        points = list(points)
         for point in points:
             colour = next((c for kind, _, c in _KINDS if kind == point.kind), "black")
             left.plot(point.intensity, point.exps_per_second * 1e-9, "o", color=colour, markeredgecolor="black")
             left.annotate(point.label, (point.intensity, point.exps_per_second * 1e-9), fontsize=7,
                           xytext=(4, -8), textcoords="offset points")  # fmt: skip
+        _draw_roofs(left, limits)
         _draw_sweep(right, limits)
         figure.suptitle(f"{limits.machine.cpu}, {limits.threads} threads; probes: {limits.method}", fontsize=9)
         figure.savefig(path, dpi=130)
@@ -96,7 +97,7 @@ def _draw_roofs(axes: Any, limits: Roofline) -> None:
     axes.set_xticks([1 / 64, 1 / 16, 1 / 4, 1, 4], ["1/64", "1/16", "1/4", "1", "4"])
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(bottom, 2 * single * 1e-9)
+    axes.set_ylim(bottom, 2 * max(single, double) * 1e-9)
     axes.minorticks_off()
     axes.legend(fontsize=7, loc="lower right")
 

@@ -7,6 +7,7 @@ show its numbers say so.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,7 +17,13 @@ import numpy.typing as npt
 
 __all__ = ["CompiledProbes", "NumpyProbes", "Probes", "make_probes", "missing_reason"]
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+
+
+def _compiled() -> Any:
+    """Return the extension module, which exists only where there was a compiler."""
+    return importlib.import_module("fastnll.profiling._probes")
 
 
 class Probes(Protocol):
@@ -52,15 +59,14 @@ class CompiledProbes:
     """
 
     def __init__(self, threads: int) -> None:
-        from fastnll.profiling import _probes
-
-        self._c: Any = _probes
+        _probes = _compiled()
+        self._c = _probes
         self._isa = len(_probes.isas()) - 1
         self.threads = int(_probes.team(threads))
         self.label = f"compiled, {_probes.isas()[-1]}" + ("" if _probes.has_openmp() else ", no OpenMP: one thread")
         self.has_stream = bool(_probes.has_stream(self._isa))
         # 8 KB each: small enough for any first-level cache, values of a few units as in a softmax.
-        self._exp_args = {4: np.linspace(-8, 0, 2048, dtype=np.float32), 8: np.linspace(-8, 0, 1024)}
+        self._exp_args: dict[int, Array] = {4: np.linspace(-8, 0, 2048, dtype=np.float32), 8: np.linspace(-8, 0, 1024)}
 
     def fill(self, x: Floats) -> None:
         """See `Probes.fill`."""
@@ -101,7 +107,8 @@ class NumpyProbes:
         self.label = "NumPy: the compiled probes are not there"
         self._pool = ThreadPoolExecutor(threads)
         # Longer than the compiled probe's: a NumPy call of 2048 elements would measure the call.
-        self._exp_args = {4: np.linspace(-8, 0, 65536, dtype=np.float32), 8: np.linspace(-8, 0, 65536)}
+        double = np.linspace(-8, 0, 65536)
+        self._exp_args: dict[int, Array] = {4: double.astype(np.float32), 8: double}
         self._exp_out = {size: [np.empty_like(x) for _ in range(threads)] for size, x in self._exp_args.items()}
 
     def _each(self, size: int, work: Callable[[slice], Any], reps: int) -> list[Any]:
@@ -151,7 +158,7 @@ def missing_reason() -> str | None:
     True
     """
     try:
-        from fastnll.profiling import _probes  # noqa: F401
+        _compiled()
     except ImportError as error:
         return f"the compiled probes are not there ({error}); install a C compiler and reinstall"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from fastnll.data import SequenceDataset
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+
+# The real datasets are made once for all tests: compiling the library takes a second or two.
+real = cache(lambda make: make())
 
 # Small ids, so that pairs repeat; empty sequences and sequences of one token come up often.
 sequence_lists = st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=12)

@@ -25,7 +25,7 @@ from fastnll.data import (
 )
 from fastnll.errors import DataError, OptionError
 
-from .strategies import datasets
+from .strategies import datasets, real
 
 
 def pairs_of(sequences: list[list[int]]) -> Counter[tuple[int, int]]:
@@ -64,7 +64,7 @@ def test_counts_are_those_of_a_loop(case, chunk: int, way: str) -> None:
 
 @pytest.mark.parametrize("make", [python_docs, opcodes])
 def test_the_entropy_is_the_minimum_of_the_bigram_objective_on_real_data(make) -> None:
-    ds = make()
+    ds = real(make)
     table = bigram_counts(ds).astype(float)
     assert table.sum() == n_pairs(ds)
 

@@ -75,6 +75,7 @@ def test_probabilities_sum_to_one_and_gradients_to_zero(engine: Engine, b: Drawn
 @given(b=batches())
 def test_probabilities_are_probabilities(engine: Engine, b: Drawn) -> None:
     assert np.all(fn.log_softmax(b.x) <= 0)
+    assert np.all(fn.selected_log_probs(b.x, b.t) <= 0)
     probs = fn.softmax(b.x)
     assert np.all(probs >= 0)
     assert np.all(probs <= 1)

@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ def test_warmup_rises_in_equal_stairs(lr: float, steps: int) -> None:
     rates = [linear_warmup(lr, steps)(step) for step in range(steps + 3)]
     assert rates[max(0, steps - 1)] == rates[-1] == lr
     assert rates[0] == pytest.approx(lr / max(1, steps))
-    stairs = [b - a for a, b in zip(rates[:steps], rates[1:steps], strict=False)]
+    stairs = [b - a for a, b in pairwise(rates[:steps])]
     assert stairs == pytest.approx([lr / max(1, steps)] * len(stairs))
 
 
@@ -36,7 +37,7 @@ def test_cosine(lr: float, total: int, data: st.DataObject) -> None:
     rates = [schedule(step) for step in range(total + 2)]
     assert rates[warmup] == pytest.approx(lr)
     assert rates[total] == rates[total + 1] == pytest.approx(final)
-    assert all(a >= b - 1e-12 * lr for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert all(a >= b - 1e-12 * lr for a, b in pairwise(rates[warmup:]))
     if (total - warmup) % 2 == 0:
         assert rates[(total + warmup) // 2] == pytest.approx((lr + final) / 2)
 

@@ -15,7 +15,7 @@ from fastnll.optim import SGD
 Array = np.ndarray[Any, Any]
 STEPS = 5
 SHAPES = {"w": (7, 5), "b": (33,), "s": ()}
-# Units in the last place of the largest number in the update: PyTorch rounds after every operation, a fused kernel less.
+# Units in the last place of the largest number in the update: PyTorch rounds after every operation, we round less.
 ULPS = 8
 
 MOMENTA = [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.3, False), (0.9, 0.0, True)]
@@ -39,9 +39,7 @@ def assert_close(got: Array, expected: Array) -> None:
 def torch_twin(params: dict[str, Array], groups: list[list[str]], options: list[dict[str, Any]]) -> Any:
     torch = pytest.importorskip("torch")
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
-    listed = [
-        {"params": [tensors[n] for n in names], **opts} for names, opts in zip(groups, options, strict=True)
-    ]
+    listed = [{"params": [tensors[n] for n in names], **opts} for names, opts in zip(groups, options, strict=True)]
     # The unfused update: the fused one leaves 16-bit parameters unchanged in torch 2.13.
     return tensors, torch.optim.SGD(listed, lr=0.1, foreach=False, fused=False)
 
@@ -95,9 +93,7 @@ def test_groups_same_as_torch() -> None:
     names = [["w"], ["b", "s"]]
     options = [{"lr": 0.1, "momentum": 0.9, "nesterov": True}, {"lr": 0.02, "weight_decay": 0.3}]
     tensors, twin = torch_twin(params, names, options)
-    groups = [
-        {"params": {n: params[n] for n in group}, **opts} for group, opts in zip(names, options, strict=True)
-    ]
+    groups = [{"params": {n: params[n] for n in group}, **opts} for group, opts in zip(names, options, strict=True)]
     sgd = SGD(groups, lr=0.1)
     for step in range(STEPS):
         # A schedule that halves the rate halves that of every group.

@@ -28,8 +28,8 @@ _NAMES = ("tokens", "input_ids", "text")
 
 def _pyarrow(name: str) -> Any:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError:
         raise DataError(
             f"{name}: expected pyarrow for Arrow and Parquet data, got no such package; pip install 'fastnll[arrow]'"
@@ -53,6 +53,7 @@ def open_arrow(path: str | os.PathLike[str], **options: Any) -> SequenceDataset:
 def open_parquet(path: str | os.PathLike[str], *, column: str | None = None, **options: Any) -> SequenceDataset:
     """Decode one column of a Parquet file, row group by row group."""
     pa = _pyarrow(str(path))
+    # pyarrow says of a missing file only that it failed; this says what is wrong with it.
     MappedFile(path, "a Parquet file")
     try:
         with pa.parquet.ParquetFile(path) as file:
@@ -109,7 +110,7 @@ def _choose(schema: Any, column: str | None, name: str) -> str:
 
 
 def _is_list(kind: Any) -> bool:
-    import pyarrow.types as t
+    import pyarrow.types as t  # type: ignore[import-untyped]
 
     lists = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
     return bool(lists and t.is_integer(kind.value_type))

@@ -21,8 +21,10 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, name: Path | None = None) -> Iterator[BinaryIO]:
     """A new binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    An error calls it `name`, by default `path`.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"{path}: expected to write a dataset, got {_refusal(error)}") from error
+        raise DataError(f"{name or path}: expected to write a dataset, got {_refusal(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,17 +17,23 @@ from fastnll.data.mapping import MappedFile
 from fastnll.data.sequences import SequenceDataset
 from fastnll.errors import DataError
 
-__all__ = ["MAGIC", "is_megatron", "open_megatron"]
+__all__ = ["MAGIC", "beside", "is_megatron", "open_megatron"]
 
 MAGIC = b"MMIDIDX\0\0"
 _HEADER = struct.Struct("<9sQBQQ")
 _DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
 
 
+def beside(path: str | os.PathLike[str], suffix: str) -> Path:
+    """One file of the pair, from the name of either or from the prefix they share (which may hold dots)."""
+    file = Path(path)
+    return file.with_suffix(suffix) if file.suffix in (".bin", ".idx") else file.with_name(file.name + suffix)
+
+
 def is_megatron(path: Path) -> bool:
     """Whether a ``.bin`` file has a Megatron index beside it."""
     try:
-        with open(path.with_suffix(".idx"), "rb") as stream:
+        with open(beside(path, ".idx"), "rb") as stream:
             return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False
@@ -35,9 +41,9 @@ def is_megatron(path: Path) -> bool:
 
 def open_megatron(path: str | os.PathLike[str], **options: Any) -> SequenceDataset:
     """Map a pair of files by the name of either; sequences as the index lists them."""
-    index = MappedFile(Path(path).with_suffix(".idx"), "a Megatron index")
+    index = MappedFile(beside(path, ".idx"), "a Megatron index")
     dtype, lengths, pointers = _read_index(index)
-    data = Path(path).with_suffix(".bin")
+    data = beside(path, ".bin")
     if not lengths.size or not lengths.any():
         offsets = np.zeros(lengths.size + 1, np.int64)
         return SequenceDataset(np.empty(0, dtype), offsets, **({"source": str(data)} | options))
@@ -46,8 +52,8 @@ def open_megatron(path: str | os.PathLike[str], **options: Any) -> SequenceDatas
     torn = np.flatnonzero(ends > mapped.size)
     if torn.size:
         raise DataError(
-            f"{data}: expected at least {int(ends.max())} bytes, as its index says, got {mapped.size}: the file is torn; "
-            f"{torn.size} of {lengths.size} sequences from {int(torn[0])} on are cut off"
+            f"{data}: expected at least {int(ends.max())} bytes, as its index says, got {mapped.size}: the file is "
+            f"torn; {torn.size} of {lengths.size} sequences from {int(torn[0])} on are cut off"
         )
     gaps = np.flatnonzero(pointers[1:] != ends[:-1])
     if gaps.size or pointers[0] % dtype.itemsize:
@@ -69,17 +75,15 @@ def _read_index(index: MappedFile) -> tuple[np.dtype[Any], np.ndarray, np.ndarra
         raise DataError(f"{index.path}: expected a header of {_HEADER.size} bytes, got {len(raw)}: the file is torn")
     _, version, code, n_sequences, n_documents = _HEADER.unpack(raw)
     if version != 1:
-        raise DataError(
-            f"{index.path}: expected version 1 of the Megatron index, got {version}: a newer or foreign one"
-        )
+        raise DataError(f"{index.path}: expected version 1 of the Megatron index, got {version}: a newer one")
     dtype = np.dtype(_DTYPES.get(code, "V1"))
     if dtype.kind not in "iu":
         raise DataError(f"{index.path}: expected a dtype code of integers (1 to 5, or 8), got {code}")
     needed = _HEADER.size + 12 * n_sequences + 8 * n_documents
     if index.size < needed:
         raise DataError(
-            f"{index.path}: expected at least {needed} bytes for {n_sequences} sequences and {n_documents} document ends, "
-            f"got {index.size}: the file is torn"
+            f"{index.path}: expected at least {needed} bytes for {n_sequences} sequences and {n_documents} "
+            f"document ends, got {index.size}: the file is torn"
         )
     lengths = index.array("<i4", _HEADER.size, n_sequences)
     # The header is 34 bytes long, so nothing behind it is aligned: copies are.

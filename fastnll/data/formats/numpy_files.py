@@ -79,12 +79,9 @@ def open_npz(path: str | os.PathLike[str], **options: Any) -> SequenceDataset:
             offsets = _member(mapped, archive, members[_OFFSETS]) if _OFFSETS in members else None
             meta = json.loads(archive.read(_META)) if _META in members else {}
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
-        raise DataError(f"{path}: expected a .npz file, got a zip archive that is torn or damaged: {error}") from None
-    known = {
-        "vocab_size": meta.get("vocab_size"),
-        "n_bytes": meta.get("n_bytes"),
-        "source": meta.get("source") or str(path),
-    }
+        raise DataError(f"{path}: expected a .npz file, got one that is torn or damaged: {error}") from None
+    known = {key: meta.get(key) for key in ("vocab_size", "n_bytes", "source")}
+    known["source"] = known["source"] or str(path)
     if meta.get("tokenizer") is not None:
         known["tokenizer"] = tokenizer_from_dict(meta["tokenizer"])
     known.update({name: value for name, value in options.items() if value is not None})

@@ -12,7 +12,7 @@ from fastnll.data.text import reason
 from fastnll.data.tokenizers import Tokenizer, make_tokenizer
 from fastnll.errors import DataError, OptionError
 
-__all__ = ["FORMATS", "open_dataset", "recognise"]
+__all__ = ["FORMATS", "SUFFIXES", "open_dataset", "recognise"]
 
 # Name -> (opener, the options of open_dataset it takes).
 _IDS = ("vocab_size", "check", "tokenizer")
@@ -39,8 +39,8 @@ _MAGIC = (
     (megatron.MAGIC, "megatron"),
 )
 # What a file with such a name must begin with.
-_SUFFIXES = {".fnll": "fastnll", ".npy": "npy", ".npz": "npz", ".arrow": "arrow", ".feather": "arrow"}
-_SUFFIXES |= {".parquet": "parquet", ".idx": "megatron"}
+SUFFIXES = {".fnll": "fastnll", ".npy": "npy", ".npz": "npz", ".arrow": "arrow", ".feather": "arrow"}
+SUFFIXES |= {".parquet": "parquet", ".idx": "megatron"}
 _LINES = (".jsonl", ".ndjson")
 
 
@@ -86,8 +86,8 @@ def open_dataset(
     column : str, optional
         For Arrow, Parquet and JSON Lines. Default: "tokens", "input_ids" or "text", or the only usable one.
     check : bool, optional
-        Scan all ids for one outside the vocabulary now. Default: only those that were read anyway; call
-        :func:`validate` for the others.
+        Scan all ids for one outside the vocabulary now. Default: leave it to :func:`validate`, which also compares
+        checksums; text and lists in JSON Lines are checked as they are read.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def open_dataset(
         tokenizer = make_tokenizer(tokenizer, [])
     given = {"tokenizer": tokenizer, "vocab_size": vocab_size, "dtype": dtype, "column": column, "check": check}
     options = {key: value for key, value in given.items() if value is not None}
-    # Asking for a check is never wrong: a reader that has none has checked, or is told to below.
+    # Asking for a check is never wrong: readers without that option are followed by one.
     wrong = [key for key in options if key not in takes and key != "check"]
     if wrong:
         raise OptionError(f"{wrong[0]}: expected only with a format that takes it, got it for {path}, a {name} file")
@@ -136,7 +136,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
         with open(file, "rb") as stream:
             head = stream.read(64)
     except (OSError, ValueError) as error:
-        if file.with_suffix(".idx").is_file() and not file.exists():
+        if not file.exists() and megatron.is_megatron(file):
             return "megatron"
         raise DataError(f"{path}: expected a dataset, got {reason(error)}") from None
     if not head:
@@ -148,9 +148,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return "llmc"
     suffixes = [suffix.lower() for suffix in file.suffixes]
     last = suffixes[-1] if suffixes else ""
-    if last in _SUFFIXES:
+    if last in SUFFIXES:
         raise DataError(
-            f"{path}: expected a {_SUFFIXES[last]} file, as its name says, got one that begins with {head[:8]!r}: "
+            f"{path}: expected a {SUFFIXES[last]} file, as its name says, got one that begins with {head[:8]!r}: "
             "it is torn or something else; pass format= if the name is wrong"
         )
     if last == ".bin":

@@ -1,7 +1,7 @@
 """Streams of token ids in ``.bin`` files: nanoGPT's (ids alone) and llm.c's (a header of 256 int32, then ids).
 
-nanoGPT writes uint16 and nothing else. llm.c's header holds a magic number, a version and the number of tokens: 20240520,
-version 1, uint16 for GPT-2 ids; 20240801, version 7, uint32 for Llama 3 ids. A stream is one sequence.
+nanoGPT writes uint16 and nothing else. llm.c's header holds a magic number, a version and the number of tokens:
+20240520, version 1, uint16 for GPT-2 ids; 20240801, version 7, uint32 for Llama 3 ids. A stream is one sequence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastnll.errors import DataError, OptionError
 __all__ = ["is_llmc", "open_llmc", "open_nanogpt", "write_llmc", "write_nanogpt"]
 
 _HEADER_BYTES = 1024
-_LLMC = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
+_LLMC: dict[int, tuple[int, np.dtype[Any]]] = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
 
 
 def is_llmc(head: bytes) -> bool:
@@ -34,8 +34,8 @@ def open_nanogpt(path: str | os.PathLike[str], *, dtype: Any = None, **options: 
     ids = token_dtype("uint16" if dtype is None else dtype).newbyteorder("<")
     if mapped.size % ids.itemsize:
         raise DataError(
-            f"{path}: expected a multiple of {ids.itemsize} bytes, ids of {ids.name} and nothing else, got {mapped.size} "
-            "bytes: the file is torn or has another dtype, pass dtype="
+            f"{path}: expected a multiple of {ids.itemsize} bytes, ids of {ids.name} and nothing else, got "
+            f"{mapped.size} bytes: the file is torn or has another dtype, pass dtype="
         )
     tokens = mapped.array(ids, 0, mapped.size // ids.itemsize)
     return SequenceDataset(tokens, mapping=mapped, **({"source": str(path)} | options))

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from fastnll.data import scans
 from fastnll.data.checks import CHUNK, chunks, integer, smallest_unsigned
 from fastnll.data.formats import arrow, numpy_files, streams
 from fastnll.data.formats.files import replacing, temporary_path
 from fastnll.data.formats.native import open_native
 from fastnll.data.formats.native_writer import NativeWriter
+from fastnll.data.formats.opening import SUFFIXES
 from fastnll.data.packing import SequencePacker
 from fastnll.data.sequences import SequenceDataset
 from fastnll.data.tokenizers import Tokenizer
 from fastnll.errors import OptionError
 
-__all__ = ["write_dataset"]
+__all__ = ["WRITERS", "write_dataset"]
 
-_WRITERS: dict[str, Any] = {
+WRITERS: dict[str, Any] = {
     "npy": numpy_files.write_npy,
     "npz": numpy_files.write_npz,
     "nanogpt": streams.write_nanogpt,
@@ -29,8 +31,6 @@ _WRITERS: dict[str, Any] = {
     "arrow": arrow.write_arrow,
     "parquet": arrow.write_parquet,
 }
-_SUFFIXES = {".fnll": "fastnll", ".npy": "npy", ".npz": "npz", ".arrow": "arrow", ".feather": "arrow"}
-_SUFFIXES |= {".parquet": "parquet"}
 
 
 def write_dataset(
@@ -85,75 +85,84 @@ def write_dataset(
     """
     path = Path(path)
     name = _format(path) if format is None else format
-    if name != "fastnll" and name not in _WRITERS:
-        raise OptionError(f"format: expected one of fastnll, {', '.join(_WRITERS)}, got {name!r}")
-    if isinstance(source, SequenceDataset):
-        vocab_size = source.vocab_size if vocab_size is None and source.n_tokens else vocab_size or source._vocab_size
-        tokenizer = source.tokenizer if tokenizer is None else tokenizer
-        description = source.source if description is None else description
-    if vocab_size is None and tokenizer is not None:
-        vocab_size = tokenizer.vocab_size
+    if name != "fastnll" and name not in WRITERS:
+        raise OptionError(f"format: expected one of fastnll, {', '.join(WRITERS)}, got {name!r}")
     if vocab_size is not None:
         vocab_size = integer("vocab_size", vocab_size, 1)
-
-    def write_native(stream: BinaryIO) -> None:
-        writer = NativeWriter(stream, vocab_size, tokenizer, description)
-        for tokens, lengths in _blocks(source, vocab_size):
-            writer.append(tokens, lengths)
-        writer.finish(source.n_bytes if isinstance(source, SequenceDataset) else None)
-
+    if isinstance(source, SequenceDataset):
+        source = _described(source, vocab_size, tokenizer, description)
+        scans.check_tokens(source, source.vocab_size)
+    elif vocab_size is None and tokenizer is not None:
+        vocab_size = tokenizer.vocab_size
     if name == "fastnll":
         with replacing(path) as stream:
-            write_native(stream)
+            _write_native(stream, source, vocab_size, tokenizer, description)
         return path
-    # The other formats need sizes before data. What is not a dataset of the final dtype becomes one on disk first.
+    # The other formats need sizes before data: what is not a dataset of the final dtype becomes one on disk first.
     between = temporary_path(path)
     try:
         ds = source
-        if not isinstance(ds, SequenceDataset) or ds.tokens.dtype != smallest_unsigned(vocab_size or 1):
-            with replacing(between) as stream:
-                write_native(stream)
+        if not isinstance(ds, SequenceDataset) or ds.tokens.dtype != smallest_unsigned(ds.vocab_size):
+            with replacing(between, path) as stream:
+                _write_native(stream, source, vocab_size, tokenizer, description)
             ds = open_native(between)
-        elif ds.vocab_size != vocab_size or ds.tokenizer is not tokenizer or ds.source != description:
-            ds = SequenceDataset(
-                ds.tokens, ds.offsets, vocab_size=vocab_size, tokenizer=tokenizer, source=description,
-                n_bytes=ds._n_bytes, mapping=ds.mapping,
-            )  # fmt: skip
-        ds.check_tokens()
         with replacing(path) as stream:
-            _WRITERS[name](stream, ds, str(path))
+            WRITERS[name](stream, ds, str(path))
     finally:
         between.unlink(missing_ok=True)
     return path
+
+
+def _described(
+    ds: SequenceDataset, vocab_size: int | None, tokenizer: Tokenizer | None, description: str | None
+) -> SequenceDataset:
+    """The same sequences with what the caller says of them."""
+    tokenizer = ds.tokenizer if tokenizer is None else tokenizer
+    if vocab_size is None and not ds.n_tokens and ds._vocab_size is None and tokenizer is None:
+        vocab_size = 1
+    return SequenceDataset(
+        ds.tokens,
+        ds.offsets,
+        vocab_size=ds.vocab_size if vocab_size is None else vocab_size,
+        tokenizer=tokenizer,
+        n_bytes=ds.n_bytes,
+        source=ds.source if description is None else description,
+        check=False,
+        mapping=ds.mapping,
+    )
+
+
+def _write_native(
+    stream: BinaryIO, source: Any, vocab_size: int | None, tokenizer: Tokenizer | None, description: str | None
+) -> None:
+    if isinstance(source, SequenceDataset):
+        writer = NativeWriter(stream, source.vocab_size, source.tokenizer, source.source)
+        for _, part in source.scan():
+            writer.append(part, source.offsets[:0])
+        for low, high in chunks(0, len(source)):
+            writer.append(source.tokens[:0], np.diff(source.offsets[low : high + 1]))
+        writer.finish(source.n_bytes)
+        return
+    writer = NativeWriter(stream, vocab_size, tokenizer, description)
+    packer = SequencePacker(vocab_size=vocab_size)
+    for sequence in packer.iterate(source):
+        packer.append(sequence)
+        if packer.n_tokens >= CHUNK or packer.n_sequences >= CHUNK:
+            tokens, offsets = packer.finish()
+            writer.append(tokens, np.diff(offsets))
+            packer = SequencePacker(vocab_size=vocab_size, first=packer.first + packer.n_sequences)
+    tokens, offsets = packer.finish()
+    writer.append(tokens, np.diff(offsets))
+    writer.finish(None)
 
 
 def _format(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".bin":
         raise OptionError(f"format: expected 'nanogpt' or 'llmc' for {path.name}, got none; both are called .bin")
-    if suffix not in _SUFFIXES:
+    known = [ending for ending, name in SUFFIXES.items() if name == "fastnll" or name in WRITERS]
+    if suffix not in known:
         raise OptionError(
-            f"format: expected a name that ends in {', '.join(_SUFFIXES)}, got {path.name!r}; or pass format="
+            f"format: expected a name that ends in {', '.join(known)}, got {path.name!r}; or pass format="
         )
-    return _SUFFIXES[suffix]
-
-
-def _blocks(source: Any, vocab_size: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Tokens and sequence lengths, about a million at a time, all ids checked."""
-    if isinstance(source, SequenceDataset):
-        source.check_tokens()
-        none = np.empty(0, np.int64)
-        for _, part in source.scan():
-            yield part, none
-        for low, high in chunks(0, len(source)):
-            yield source.tokens[:0], np.diff(source.offsets[low : high + 1])
-        return
-    packer = SequencePacker(vocab_size=vocab_size)
-    for sequence in packer.iterate(source):
-        packer.append(sequence)
-        if packer.n_tokens >= CHUNK or packer.n_sequences >= CHUNK:
-            tokens, offsets = packer.finish()
-            yield tokens, np.diff(offsets)
-            packer = SequencePacker(vocab_size=vocab_size, first=packer.first + packer.n_sequences)
-    tokens, offsets = packer.finish()
-    yield tokens, np.diff(offsets)
+    return SUFFIXES[suffix]

@@ -9,6 +9,7 @@ __all__ = [
     "EXP6_F32",
     "EXP11_F64",
     "LANES",
+    "LANE_WORDS",
     "LN2_F32",
     "LN2_F64",
     "LN2_SPLIT_F32",
@@ -62,6 +63,8 @@ BLOCK: Final = 2048
 LANES: Final = 64
 # Classes of such a tile held at a time: 64 KB of float32.
 SEGMENT: Final = 256
+# Scratch of such a tile, in float32: itself, a row of it, ten numbers a lane, and five of 8 bytes.
+LANE_WORDS: Final = SEGMENT * LANES + SEGMENT + (10 + 2 * 5) * LANES
 # Up to here rows go side by side: a row's own overhead is about that of 64 elements.
 SMALL_V: Final = 64
 # Rows fetched together where the classes of a row lie further apart than neighbouring rows: a cache line.

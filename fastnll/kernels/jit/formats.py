@@ -26,7 +26,7 @@ from fastnll.kernels.jit.intrinsics import (
     store_u16,
 )
 
-__all__ = ["bf16_to_f32", "f16_to_f32", "f32_to_bf16", "f32_to_f16", "read_float", "read_row", "view", "write_row"]
+__all__ = ["bf16_to_f32", "f16_to_f32", "f32_to_bf16", "f32_to_f16", "read_float", "read_row", "table", "view", "write_row"]
 
 _I32, _I16, _F32 = ir.IntType(32), ir.IntType(16), ir.FloatType()
 
@@ -112,6 +112,12 @@ def f32_to_f16(typingctx: Any, x: Any) -> Any:
 def view(address: int, n: int, like: Any) -> Any:
     """Return n contiguous elements at an address as an array of `like`'s element type."""
     return carray(pointer(address, like), (n,))
+
+
+@helper(inline=True)
+def table(address: int, rows: int, columns: int, like: Any) -> Any:
+    """Return contiguous rows of elements at an address as a two-dimensional array."""
+    return carray(pointer(address, like), (rows, columns))
 
 
 @helper(inline=True)

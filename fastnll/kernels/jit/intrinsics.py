@@ -47,7 +47,7 @@ __all__ = [
 SUMS = {"reassoc", "nsz"}
 
 
-def helper(function: Callable[..., Any] | None = None, *, sums: bool = False, inline: bool = False) -> Any:
+def helper(function: Callable[..., Any] | None = None, *, sums: bool = False, inline: bool = False, paste: bool = False) -> Any:
     """Compile a function that kernels call; it is part of their machine code and not cached by itself.
 
     Numba's cache compares the file of the function alone, not the files of what it calls; a helper that
@@ -55,9 +55,17 @@ def helper(function: Callable[..., Any] | None = None, *, sums: bool = False, in
     """
     # Said even where it is False: a function that says nothing inherits the flags of its caller, and
     # reordering would undo what `exp_from` and `log_row` do in a fixed order.
-    options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "fastmath": SUMS if sums else False}
+    options: dict[str, Any] = {
+        "error_model": "numpy",
+        "fastmath": SUMS if sums else False,
+        # Nobody calls it from Python: a third of the time to compile it.
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
     if inline:
         options["forceinline"] = True
+    if paste:  # into the source of its caller: one compilation less for what has one caller
+        options["inline"] = "always"
     return njit(**options) if function is None else njit(**options)(function)
 
 
@@ -292,8 +300,9 @@ def widest(typingctx: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        # A set underneath; its own `add` knows only attributes without a value.
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):  # its own `add` knows only attributes without a value
+            set.add(attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
     return types.void(), codegen

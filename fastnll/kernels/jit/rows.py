@@ -28,7 +28,7 @@ from fastnll.kernels.jit.intrinsics import (
     unshifted,
     widest,
 )
-from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_from, exp_range, log1p_unit, log_positive
+from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_from, exp_range, log1p_unit, log_positive, wide
 
 __all__ = [
     "LIMITS",
@@ -39,6 +39,7 @@ __all__ = [
     "nll",
     "row_max",
     "row_stats",
+    "row_sum",
     "scale_row",
     "target_state",
 ]
@@ -48,6 +49,25 @@ LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
 # Sums above this are done again: 1 / sum must stay a normal number, with room for small weights.
 _TOP = (2.0**60, 2.0**500)
 _GROUP = 64
+
+
+@helper(sums=True)
+def _block_sum(x: int, n: int, like: Any) -> float:
+    widest()
+    row = view(x, n, like)
+    total = pick(like, 0.0, 0.0)
+    for v in range(n):
+        total += row[v]
+    return total
+
+
+@helper
+def row_sum(x: int, n: int, like: Any) -> float:
+    """Return the sum of n elements, block sums in float64."""
+    total = 0.0
+    for b in range(0, n, BLOCK):
+        total += _block_sum(x + b * like.itemsize, min(BLOCK, n - b), like)
+    return total
 
 
 @helper
@@ -88,7 +108,7 @@ def _sum_exp_except(x: int, e: int, n: int, skip: int, low: Any, high: Any, bits
 
 
 @helper
-def _row_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -> float:
+def _exp_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -> float:
     """Return sum_{v != t} exp(x_v) 2^-k in float64, block by block; the terms go to e.
 
     With ``keep`` 1 the terms of the whole row are kept; with 0 every block overwrites the one before,
@@ -127,8 +147,10 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
         Address of n elements (`keep` 1) or `BLOCK` (`keep` 0) for the terms; 0 at t.
     """
     row = view(x, n, like)
-    ref = row[0]
-    for at in (n >> 2, n >> 1, 3 * (n >> 2), max(t, 0)):
+    ref = row[max(t, 0)]
+    if ref != ref:
+        return math.nan, 0.0, math.nan  # the one element that no sum below would meet
+    for at in (0, n >> 2, n >> 1, 3 * (n >> 2)):
         if row[at] > ref:
             ref = row[at]
     limit = pick(like, LIMITS[0], LIMITS[1])
@@ -138,9 +160,9 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
             ref = row_max(x, n, like)
         if abs(ref) <= limit:
             k = unshifted(round_shifted(ref))
-            total = _row_sum(x, n, t, e, keep, k, like)
+            total = _exp_sum(x, n, t, e, keep, k, like)
             if total < top:
-                return 0.0, float(k), total
+                return 0.0, wide(k), total
     return _careful_stats(x, n, t, e, keep, like)
 
 
@@ -154,7 +176,7 @@ def _careful_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tupl
             return math.nan, 0.0, math.nan
         top = max(top, row[v])
     if math.isinf(top):
-        return float(top), 0.0, math.nan
+        return wide(top), 0.0, math.nan
     low, high, bits = exp_range(pick(like, 0.0, 0.0))
     total = 0.0
     for v in range(n):
@@ -162,7 +184,7 @@ def _careful_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tupl
         if keep:
             terms[v] = term
         total += term
-    return float(top), 0.0, total
+    return wide(top), 0.0, total
 
 
 @helper

@@ -25,12 +25,18 @@ from fastnll.kernels.jit.intrinsics import (
     unshifted,
 )
 
-__all__ = ["exp_from", "exp_range", "log1p_unit", "log_positive", "tanh"]
+__all__ = ["exp_from", "exp_range", "log1p_unit", "log_positive", "tanh", "wide"]
 
 LN2, LN2_LOW = LN2_F64
 _SQRT_HALF = 0x3FE6A09E667F3BCD
 _SHIFT = 6755399441055744.0  # 1.5 * 2^52
 _C1, _C2, _C3, _C4, _C5, _C6, _C7 = LOG8_F64[1:]
+
+
+@helper(inline=True)
+def wide(x: Any) -> float:
+    """Return a number as float64; Numba's ``float`` leaves a float32 what it is."""
+    return pick(1.0, x, x)
 
 
 @helper(inline=True)

@@ -349,7 +349,7 @@ def scan_targets(targets, n_classes, ignore, threads=1):
     cdef int code = _integer_codes[targets.dtype.name], has = ignore is not None
     cdef tuple shape
     if targets.ndim > 2:
-        targets = targets.reshape(-1, targets.shape[-1])
+        targets = targets.reshape(-1, targets.shape[targets.ndim - 1])  # wraparound is off
     elif targets.ndim < 2:
         targets = targets.reshape(1, -1)
     shape = targets.shape

@@ -275,7 +275,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     if (task->entropy) task->entropy[r] = S(row_entropy)(a, n, &s);
     for (int64_t j = 0; task->picked && j < task->k; j++) {
         const int64_t id = task->ids[r * task->k + j];
-        task->picked[r * task->k + j] = id < 0 ? 0.0 : (double)a[id] - s.lse;
+        task->picked[r * task->k + j] = id < 0 ? 0.0 : log_p(&s, (double)a[id]);
     }
     if (!ce) {
         if (!out) return;

@@ -18,15 +18,6 @@ typedef struct {
 
 inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
 
-/* x - k ln 2 without losing the digits of k ln 2. */
-inline_always VEC S(less_k)(VEC x, VEC k) {
-    VEC r = x - k * LN2_HI;
-#if !T_IS_F64 && !HAS_FMA
-    r = r - k * LN2_MID;
-#endif
-    return r;
-}
-
 /* Statistics of m lanes. kept, if given and v <= LANE_BLOCK, receives exp(x) 2^-k. */
 static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, int hard, REAL *kept, S(lanes) *u) {
     for (int64_t i = 0; i < m; i += W) {
@@ -50,9 +41,10 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
                 VEC a = S(ld_lanes)(x + c * stride + i, width);
                 top = F(max)(a, top);
             }
-            bad |= (top > LIMIT) | ((top < -LIMIT) & (top > -2 * LIMIT));
-            top = F(max)(F(set)(-2 * LIMIT), top);
-            const VEC kb = (top * LOG2E + MAGIC) - MAGIC;
+            bad |= top > LIMIT;
+            const IVEC nothing = top < -2 * LIMIT; /* -inf and mask values alone: a block that adds nothing */
+            top = F(max)(F(set)(-2 * LIMIT), top); /* for the arithmetic below */
+            const VEC kb = F(select)(nothing, F(set)(-3 * LIMIT), (top * LOG2E + MAGIC) - MAGIC);
             VEC s = F(set)(0);
             for (int64_t c = b; c < end; c++) {
                 VEC e = F(exp2k)(S(ld_lanes)(x + c * stride + i, width), kb);
@@ -60,6 +52,7 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
                 s += F(select)((IVEC)(t == (REAL)c), F(set)(0), e);
             }
             bad |= s != s;
+            s = F(select)(nothing, F(set)(0), s);
             if (v <= LANE_BLOCK) {
                 k = kb;
                 others = s;
@@ -85,14 +78,15 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
             e_t = F(exp2k)(x_t, k);
             s = others + e_t;
         }
-        bad |= ~(s > (REAL)0);
+        bad |= ~((s > (REAL)0) & (k >= -LIMIT));
         s = F(select)(bad, F(set)(1), s);
         const VEC log_s = F(log)(s), tail = k * LN2_LO + log_s, inverse = (REAL)1 / s, rest = others * inverse;
+        const VEC lse = tail - F(less_k)(F(set)(0), k);
         VEC nll = F(set)(0);
         if (hard) {
             const VEC ratio = others / e_t;
             nll = F(log1p)(ratio);
-            nll = F(select)(ratio < (REAL)0x1p20, nll, tail - S(less_k)(x_t, k));
+            nll = F(select)(ratio < (REAL)0x1p20, nll, tail - F(less_k)(x_t, k));
         }
         for (int64_t j = 0; j < width; j++) {
             const int64_t r = i + j;
@@ -102,7 +96,7 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
             u->scale[r] = inverse[j];
             u->tail[r] = tail[j];
             u->nll[r] = nll[j];
-            u->lse[r] = (REAL)((double)k[j] * (double)LN2_HI + (double)k[j] * (T_IS_F64 || HAS_FMA ? 0.0 : -0x1.bdp-13) + (double)tail[j]);
+            u->lse[r] = lse[j];
         }
     }
 }
@@ -137,7 +131,7 @@ static void S(lane_emit)(const fnll_task *task, const STYPE *x, int64_t stride, 
             STYPE *to = out + c * out_stride + i;
             VEC g;
             if (log) {
-                g = S(less_k)(S(ld_lanes)(x + c * stride + i, width), k) - tail;
+                g = F(less_k)(S(ld_lanes)(x + c * stride + i, width), k) - tail;
             } else {
                 g = kept ? F(load)(kept + c * LANES + i) : F(exp2k)(S(ld_lanes)(x + c * stride + i, width), k);
                 g = g * scale;

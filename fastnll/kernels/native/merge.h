@@ -1,8 +1,9 @@
-/* From block sums to a row's scalars, in float64, for several rows at once. Included once per table. */
+/* From block sums to a row's scalars, in float64, for several rows at once. Included once per table, after vecmath.h
+ * for f64, whose constants it uses. */
 
 typedef struct {
     double k, inverse, rest; /* reference exponent; 1 / s; others / s */
-    double s, e_t, log_s;    /* sum and target's term, relative to 2^k; log s */
+    double s, e_t, tail;     /* sum and target's term, relative to 2^k; lse = k LN2_HI + tail */
     double nll, lse;
 } row_scalars;
 
@@ -22,9 +23,10 @@ inline_always fnll_block merge_block(fnll_block row, fnll_block b) {
     return (fnll_block){row.k, row.sum + b.sum * power2(b.k - row.k)};
 }
 
-/* Whether a row can be finished from its blocks; the rest take the careful path. */
+/* Whether a row can be finished from its blocks; the rest take the careful path. Blocks below -2 limit were dropped as
+ * nothing, which they are beside a row above -limit. A NaN in k fails every comparison. */
 inline_always int is_plain(fnll_block row, double x_t, int has_target, double limit) {
-    return row.sum > 0.0 && row.k == row.k && (!has_target || (x_t <= limit && x_t == x_t));
+    return row.sum > 0.0 && row.k >= -limit && (!has_target || (x_t <= limit && x_t == x_t));
 }
 
 /* Finish n <= FNLL_ROWS rows. Where has_target, x_t is the target's logit and blocks leave it out. */
@@ -48,15 +50,31 @@ static void finish(int n, const fnll_block *row, const double *x_t, int has_targ
             k = top;
             e_t = exp2k_f64(x, k);
         }
-        v_f64 s = others + e_t, log_s = log_f64(s), ratio = others / e_t;
-        v_f64 tail = k * 0x1.a39ef35793c76p-33 + log_s;
-        v_f64 lse = k * 0x1.62e42feep-1 + tail;
-        v_f64 far = (k * 0x1.62e42feep-1 - x) + tail;
+        v_f64 s = others + e_t;
+        /* To s in [1, 2), exactly: a reference far from the sum would cost k ln 2 + log s digits. */
+        const i_f64 exponent = (((i_f64)s >> 52) & 0x7ff) - 1023;
+        const v_f64 up = (v_f64)(exponent + 0x4338000000000000LL) - 0x1.8p52, zero = set_f64(0);
+        k += up;
+        s = scale2_f64(s, zero - up);
+        others = scale2_f64(others, zero - up);
+        e_t = scale2_f64(e_t, zero - up);
+        v_f64 log_s = log_f64(s), ratio = others / e_t;
+        v_f64 tail = k * LN2_LO + log_s;
+        v_f64 lse = tail - less_k_f64(set_f64(0), k), far = tail - less_k_f64(x, k);
         v_f64 nll = select_f64(ratio < 0x1p40, log1p_f64(ratio), far);
         v_f64 inverse = 1.0 / s, rest = others * inverse;
         for (int j = 0; j < m; j++)
-            out[i + j] = (row_scalars){k[j], inverse[j], rest[j], s[j], e_t[j], log_s[j], nll[j], lse[j]};
+            out[i + j] = (row_scalars){k[j], inverse[j], rest[j], s[j], e_t[j], tail[j], nll[j], lse[j]};
     }
+}
+
+/* log p of a class from its logit. */
+inline_always double log_p(const row_scalars *s, double x) {
+#if HAS_FMA
+    return __builtin_fma(-s->k, LN2_HI, x) - s->tail;
+#else
+    return (x - s->k * LN2_HI) - s->tail;
+#endif
 }
 
 inline_always int64_t read_target(const fnll_task *task, int64_t o, int64_t i) {

@@ -80,7 +80,7 @@ static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip) {
     c = d > c ? d : c;
     m = c > m ? c : m;
     for (int again = 0; again < 2; again++) {
-        if (m >= -LIMIT && m <= LIMIT) {
+        if (m >= -2 * LIMIT && m <= LIMIT) {
             const REAL k = (m * (REAL)LOG2E + MAGIC) - MAGIC;
             const double s = S(block_sum)(x, n, k, skip);
             if (s >= 0.0 && s < (double)SPECULATE) return (fnll_block){k, s};
@@ -126,22 +126,30 @@ static void S(emit_exp)(const STYPE *x, STYPE *out, int64_t n, REAL k, REAL scal
     if (i < n) S(st_part)(out + i, F(exp2k)(S(ld_part)(x + i, n - i), kk) * ss, n - i);
 }
 
-/* out = (x - hi) - lo: two parts of the logsumexp, so that no digit of it is lost to its size. */
-static void S(emit_log)(const STYPE *x, STYPE *out, int64_t n, REAL hi, REAL lo, int bypass) {
-    const VEC h = F(set)(hi), l = F(set)(lo);
+/* out = log p from the row's scalars. In float32 the logsumexp is at hand in float64 and goes off in two parts; in float64
+ * k ln 2 goes off first, which is exact for logits near the logsumexp. */
+static void S(emit_log)(const STYPE *x, STYPE *out, int64_t n, const row_scalars *s, int bypass) {
+#if T_IS_F64
+    const VEC k = F(set)(s->k), tail = F(set)(s->tail);
+#define LOG_P(a) (F(less_k)(a, k) - tail)
+#else
+    const VEC hi = F(set)((REAL)s->lse), lo = F(set)((REAL)(s->lse - (double)(REAL)s->lse));
+#define LOG_P(a) ((a - hi) - lo)
+#endif
     int64_t i = 0;
 #if !S_IS_16
     if (bypass) {
         int64_t head = (int64_t)((-(uintptr_t)out & (VBYTES - 1)) / sizeof(STYPE));
         if (head > n) head = n;
-        if (head) S(st_part)(out, (S(ld_part)(x, head) - h) - l, head);
-        for (i = head; i + W <= n; i += W) stream(out + i, (v_f32)((S(ld)(x + i) - h) - l));
+        if (head) S(st_part)(out, LOG_P(S(ld_part)(x, head)), head);
+        for (i = head; i + W <= n; i += W) stream(out + i, (v_f32)LOG_P(S(ld)(x + i)));
     }
 #else
     (void)bypass;
 #endif
-    for (; i + W <= n; i += W) S(st)(out + i, (S(ld)(x + i) - h) - l);
-    if (i < n) S(st_part)(out + i, (S(ld_part)(x + i, n - i) - h) - l, n - i);
+    for (; i + W <= n; i += W) S(st)(out + i, LOG_P(S(ld)(x + i)));
+    if (i < n) S(st_part)(out + i, LOG_P(S(ld_part)(x + i, n - i)), n - i);
+#undef LOG_P
 }
 
 static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
@@ -153,12 +161,7 @@ static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
 /* Write one row's output from its finished scalars; g is the gradient's factor, t the target. */
 static void S(emit_row)(const fnll_task *task, const STYPE *x, STYPE *out, const row_scalars *s, int64_t t, double g) {
     if (task->op == FNLL_LOG_SOFTMAX) {
-#if T_IS_F64
-        S(emit_log)(x, out, task->v, s->k * LN2_SHORT, s->k * LN2_REST + s->log_s, task->stream);
-#else
-        const REAL hi = (REAL)s->lse;
-        S(emit_log)(x, out, task->v, hi, (REAL)(s->lse - (double)hi), task->stream);
-#endif
+        S(emit_log)(x, out, task->v, s, task->stream);
         return;
     }
     S(emit_exp)(x, out, task->v, (REAL)s->k, (REAL)(g * s->inverse), task->stream);

@@ -9,6 +9,8 @@
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #define FNLL_X86 1
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define inline_always static inline __attribute__((always_inline))
@@ -23,6 +25,21 @@ typedef uint32_t u32_full __attribute__((vector_size(VBYTES)));
 
 #define W_f32 (VBYTES / 4)
 #define W_f64 (VBYTES / 8)
+
+/* c - a * b, rounded once where the table has fma. Said outright, for a compiler may take a * b out of a loop first. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 fnma_f32(v_f32 a, v_f32 b, v_f32 c) { return (v_f32)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline_always v_f64 fnma_f64(v_f64 a, v_f64 b, v_f64 c) { return (v_f64)_mm512_fnmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif VBYTES == 32 && defined(FNLL_X86)
+inline_always v_f32 fnma_f32(v_f32 a, v_f32 b, v_f32 c) { return (v_f32)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+inline_always v_f64 fnma_f64(v_f64 a, v_f64 b, v_f64 c) { return (v_f64)_mm256_fnmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+#elif defined(__aarch64__)
+inline_always v_f32 fnma_f32(v_f32 a, v_f32 b, v_f32 c) { return (v_f32)vfmsq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+inline_always v_f64 fnma_f64(v_f64 a, v_f64 b, v_f64 c) { return (v_f64)vfmsq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+#else
+inline_always v_f32 fnma_f32(v_f32 a, v_f32 b, v_f32 c) { return c - a * b; }
+inline_always v_f64 fnma_f64(v_f64 a, v_f64 b, v_f64 c) { return c - a * b; }
+#endif
 
 /* b where either is NaN: max_*(bound, x) clamps x from below and lets NaN through. */
 #if VBYTES == 64 && defined(FNLL_X86)

@@ -73,7 +73,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
         finish(1, &row, &none, 0, &s);
         for (int64_t j = 0; j < task->k; j++) {
             const int64_t id = task->ids[r * task->k + j];
-            task->picked[r * task->k + j] = id < 0 ? 0.0 : (double)S(get)(x + id) - s.lse;
+            task->picked[r * task->k + j] = id < 0 ? 0.0 : log_p(&s, (double)S(get)(x + id));
         }
     }
 }

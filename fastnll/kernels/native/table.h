@@ -7,6 +7,7 @@
 #define T f64
 #define T_IS_F64 1
 #include "vecmath.h"
+#include "merge.h"
 #undef T
 #undef T_IS_F64
 #define T f32
@@ -14,7 +15,6 @@
 #include "vecmath.h"
 #undef T
 #undef T_IS_F64
-#include "merge.h"
 
 #define T f64
 #define T_IS_F64 1

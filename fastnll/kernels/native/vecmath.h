@@ -16,15 +16,21 @@ inline_always VEC F(load)(const REAL *p) {
 }
 inline_always void F(store)(REAL *p, VEC a) { memcpy(p, &a, sizeof a); }
 
-/* P(r) with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
-inline_always VEC F(exp_parts)(VEC x, VEC *n) {
-    x = F(max)(F(set)(-2 * LIMIT), x); /* NaN stays */
-    VEC k = (x * LOG2E + MAGIC) - MAGIC;
-    VEC r = x - k * LN2_HI;
+/* x - k LN2_HI, exact where the result is small: what is left of x after k ln 2, up to k LN2_LO. */
+inline_always VEC F(less_k)(VEC x, VEC k) {
+    VEC r = F(fnma)(k, F(set)(LN2_HI), x);
 #if !T_IS_F64 && !HAS_FMA
     r = r - k * LN2_MID;
 #endif
-    r = r - k * LN2_LO;
+    return r;
+}
+
+/* P(r) with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
+inline_always VEC F(exp_parts)(VEC x, VEC *n) {
+    x = F(max)(F(set)(-4 * LIMIT), x); /* NaN stays */
+    VEC k = (x * LOG2E + MAGIC) - MAGIC;
+    VEC r = F(less_k)(x, k);
+    r = F(fnma)(k, F(set)(LN2_LO), r);
     *n = k;
 #if T_IS_F64
     VEC p = r * 0x1.ada06b224e7b7p-26 + 0x1.28ad5f6134b57p-22;

@@ -1,0 +1,148 @@
+"""Row formulas of softmax, its vector-Jacobian product and the gather, and one loop an op.
+
+Only the loops at the end are compiled as kernels of their own and cached; each takes the record, a
+range of rows and scratch memory, and holds no lock while it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+
+from fastnll.kernels.jit.access import put, row_loop
+from fastnll.kernels.jit.constants import BLOCK
+from fastnll.kernels.jit.formats import read_float, view
+from fastnll.kernels.jit.intrinsics import helper, load_i64, pick, widest
+from fastnll.kernels.jit.rows import fill_row, log_row, lse_pair, row_stats, row_sum, scale_row
+from fastnll.kernels.jit.vecmath import exp_from, exp_range, wide
+
+__all__ = ["gather_normalised", "gather_rows", "kernel", "softmax_rows", "vjp_rows"]
+
+
+def kernel(function: Any) -> Any:
+    """Compile an op's loop without the interpreter's lock, and keep the machine code for the next process.
+
+    Where no folder can be written (a read-only installation and no home), it is compiled in each process.
+    """
+    options = {"error_model": "numpy", "nogil": True, "fastmath": False}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)
+
+
+@helper
+def softmax_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+    """Write softmax(x) or log_softmax(x) and the logsumexp of one row."""
+    n = task.classes
+    keep = 1 if task.out != 0 and task.log == 0 else 0
+    base, k, total = row_stats(x, n, -1, terms, keep, like)
+    lse, rest = lse_pair(base, k, total)
+    put(task.lse, task.lse_code, r, lse)
+    if task.out != 0:
+        if total != total:
+            fill_row(y, n, math.nan, like)
+        elif task.log != 0:
+            log_row(x, y, n, lse, rest, like)
+        else:
+            scale_row(terms, y, n, pick(like, 1.0 / total, 1.0 / total), like)
+    return 0.0
+
+
+@helper(sums=True)
+def _dot(g: int, y: int, n: int, like: Any) -> float:
+    widest()
+    row, other = view(g, n, like), view(y, n, like)
+    total = pick(like, 0.0, 0.0)
+    for v in range(n):
+        total += row[v] * other[v]
+    return total
+
+
+@helper
+def _vjp_block(y: int, g: int, out: int, n: int, total: Any, log: int, buffer: int, like: Any) -> None:
+    """Write one block of the product; by way of the buffer, as `out` may be `y` or `g`."""
+    widest()
+    ys, gs, results, block = view(y, n, like), view(g, n, like), view(out, n, like), view(buffer, n, like)
+    if log != 0:
+        low, high, bits = exp_range(pick(like, 0.0, 0.0))
+        for v in range(n):
+            block[v] = gs[v] - exp_from(ys[v], low, high, bits) * total
+    else:
+        for v in range(n):
+            block[v] = ys[v] * (gs[v] - total)
+    for v in range(n):
+        results[v] = block[v]
+
+
+@helper
+def vjp_row(task: Any, r: int, y: int, g: int, out: int, terms: int, like: Any) -> float:
+    """Write g - exp(y) sum(g), or y (g - sum(g y)), of one row."""
+    n, size = task.classes, like.itemsize
+    total = 0.0
+    if task.log != 0:
+        total = row_sum(g, n, like)
+    else:
+        for b in range(0, n, BLOCK):
+            total += _dot(g + b * size, y + b * size, min(BLOCK, n - b), like)
+    factor = pick(like, total, total)
+    for b in range(0, n, BLOCK):
+        at = b * size
+        _vjp_block(y + at, g + at, out + at, min(BLOCK, n - b), factor, task.log, terms, like)
+    return 0.0
+
+
+@helper
+def gather_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+    """Write x at each id minus the row's logsumexp; 0 at absent ids."""
+    base, k, total = row_stats(x, task.classes, -1, terms, 0, like)
+    lse, rest = lse_pair(base, k, total)
+    row = view(x, task.classes, like)
+    for i in range(task.ids_count):
+        at = r * task.ids_count + i
+        v = load_i64(task.ids + 8 * at)
+        value = 0.0
+        if 0 <= v < task.classes:
+            value = math.nan if total != total else (wide(row[v]) - lse) - rest
+        put(task.picked, task.picked_code, at, value)
+    return 0.0
+
+
+_softmax_loop = row_loop(softmax_row)
+_vjp_loop = row_loop(vjp_row)
+_gather_loop = row_loop(gather_row)
+
+
+@kernel
+def softmax_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
+    """Run `softmax_row` over a range of rows."""
+    _softmax_loop(tasks, start, stop, work)
+
+
+@kernel
+def vjp_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
+    """Run `vjp_row` over a range of rows."""
+    _vjp_loop(tasks, start, stop, work)
+
+
+@kernel
+def gather_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
+    """Run `gather_row` over a range of rows."""
+    _gather_loop(tasks, start, stop, work)
+
+
+@kernel
+def gather_normalised(tasks: Any, start: int, stop: int, work: Any) -> None:
+    """Write x at each id, 0 at absent ids: rows are not walked."""
+    task = tasks[0]
+    for r in range(start, stop):
+        o = r // task.inner
+        i = r - o * task.inner
+        x = task.x + o * task.x_outer + i * task.x_inner
+        for at in range(r * task.ids_count, (r + 1) * task.ids_count):
+            v = load_i64(task.ids + 8 * at)
+            present = 0 <= v < task.classes
+            value = wide(read_float(x + v * task.x_class, task.x_code, work)) if present else 0.0
+            put(task.picked, task.picked_code, at, value)

@@ -1,0 +1,141 @@
+"""The one struct that every row kernel takes: a record of addresses, strides in bytes, and numbers.
+
+A kernel compiles once per compute dtype: whatever else differs between calls (storage dtype, strides,
+which arrays there are) is a number in the record. An address of 0 means "not there".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastnll.dtypes import FLOATS, INTEGERS
+from fastnll.kernels.jit.constants import BLOCK, TILE
+
+__all__ = ["ROWS", "Record", "new_record"]
+
+Array = npt.NDArray[Any]
+
+
+def _source_digest() -> str:
+    """Return a digest of this folder's sources.
+
+    Numba reuses a cached kernel as long as the file of that kernel is unchanged, whatever happened to
+    the files it calls. The digest names a field of the record, so it is part of every kernel's signature.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_VIEWS = ("x", "second", "out", "probs", "mask")
+_INTEGERS = (
+    *(f"{name}{part}" for name in _VIEWS for part in ("", "_outer", "_inner", "_class", "_code")),
+    # rows, rows per outer index, classes; how rows are fetched
+    *("rows", "inner", "classes", "direct", "tile", "tile_at", "second_at", "soft_at", "log"),
+    *("targets", "targets_outer", "targets_inner", "targets_code"),
+    *("ids", "id_probs", "ids_count", "picked", "picked_code", "class_weight"),
+    *("row_weight", "target_weight", "grad_weight"),
+    *("loss", "loss_code", "row_loss", "block_sums", "lse", "lse_code", "entropy", "entropy_code", "argmax", "rank"),
+)
+_FLOATS = ("grad_scale", "smoothing", "z_loss", "temperature", "softcap")
+ROWS = np.dtype(
+    [(name, np.int64) for name in _INTEGERS]
+    + [(name, np.float64) for name in _FLOATS]
+    + [(f"source_{_source_digest()}", np.int64)]
+)
+_CODES = {name: i for i, name in enumerate(INTEGERS)}
+
+
+class Record:
+    """A record being filled, and the scratch memory its kernel needs.
+
+    Attributes
+    ----------
+    array : (1,) record array
+        What the kernel gets.
+    compute : numpy.dtype
+    words : int
+        Elements of scratch memory, of the compute dtype, that each thread needs.
+    keep : list
+        Arrays made on the way, alive as long as the kernel runs.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self.array = np.zeros(1, ROWS)
+        self.fields: dict[str, float] = {}
+        self.compute = FLOATS[x.dtype.name].compute
+        self.words = 0
+        self.keep: list[Array] = []
+
+    def view(self, name: str, a: Array) -> None:
+        """Put an (outer, inner, V) array."""
+        f = self.fields
+        f[name] = a.ctypes.data
+        f[f"{name}_outer"], f[f"{name}_inner"], f[f"{name}_class"] = a.strides
+        f[f"{name}_code"] = FLOATS[a.dtype.name].code if a.dtype != bool else 0
+
+    def vector(self, name: str, a: Array | None, code: bool = False) -> None:
+        """Put a contiguous vector with one element (or K) a row; nothing where None."""
+        if a is None:
+            return
+        self.fields[name] = a.ctypes.data
+        if code:
+            self.fields[f"{name}_code"] = FLOATS[a.dtype.name].code
+
+    def targets(self, a: Array | None) -> None:
+        """Put (outer, inner) integers of any dtype."""
+        if a is None:
+            return
+        f = self.fields
+        f["targets"], f["targets_code"] = a.ctypes.data, _CODES[a.dtype.name]
+        f["targets_outer"], f["targets_inner"] = a.strides
+
+    def finish(self) -> Array:
+        """Return the record array, filled."""
+        row = self.array[0]
+        for name, value in self.fields.items():
+            row[name] = value
+        return self.array
+
+
+def new_record(x: Array, out: Array | None = None, second: Array | None = None, *, in_place: bool = True) -> Record:
+    """Return a record of rows and where their results go.
+
+    Parameters
+    ----------
+    x : (outer, inner, V) array
+    out, second : arrays of that shape, optional
+        Result, and another input.
+    in_place : bool
+        Whether the kernel may work on the rows where they lie. Where not, or where a row is not
+        contiguous or not of the compute dtype, rows are fetched into scratch memory first.
+    """
+    record = Record(x)
+    arrays = [a for a in (x, out, second) if a is not None]
+    record.view("x", x)
+    if out is not None:
+        record.view("out", out)
+    if second is not None:
+        record.view("second", second)
+    outer, inner, v = x.shape
+    size = record.compute.itemsize
+    direct = in_place and all(a.dtype == record.compute and (a.strides[2] == size or v == 1) for a in arrays)
+    # Where neighbouring rows lie closer than neighbouring classes, a cache line holds TILE rows.
+    near = abs(x.strides[1]) < abs(x.strides[2]) and inner > 1
+    tile = 1 if direct or not near else TILE
+    record.fields.update(rows=outer * inner, inner=inner, classes=v, direct=direct, tile=tile)
+    # The terms of a row first (BLOCK of them where they are not kept), then the fetched rows.
+    record.words = max(v, BLOCK)
+    if not direct:
+        record.fields["tile_at"] = record.words
+        record.words += tile * v
+        if second is not None:
+            record.fields["second_at"] = record.words
+            record.words += tile * v
+    return record
