@@ -20,6 +20,7 @@ __all__ = [
     "as_float_array",
     "as_targets",
     "check_axis",
+    "fresh_array",
     "out_rows",
     "raise_bad_targets",
     "rows_view",
@@ -58,7 +59,9 @@ def _to_array(x: Any, name: str) -> Array:
     try:
         return np.asarray(x)
     except ValueError as error:
-        raise ShapeError(f"{name}: expected a rectangular array, got nested sequences of other lengths ({error})") from None
+        raise ShapeError(
+            f"{name}: expected a rectangular array, got nested sequences of other lengths ({error})"
+        ) from None
 
 
 def check_axis(axis: object, ndim: int, name: str) -> int:
@@ -123,9 +126,7 @@ def _product(sizes: Sequence[int]) -> int:
 
 
 def _same_memory(a: Array, b: Array) -> bool:
-    return (
-        a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.shape == b.shape and a.dtype == b.dtype
-    )
+    return a.ctypes.data == b.ctypes.data and a.strides == b.strides and a.shape == b.shape and a.dtype == b.dtype
 
 
 def out_rows(
@@ -150,7 +151,7 @@ def out_rows(
     """
     like = sources[0]
     if out is None:
-        result = np.empty(like.shape, like.dtype)
+        result = fresh_array(like.shape, like.dtype)
         rows = _row_view(result, axis, row_shape)
         return (result, rows, None) if rows is not None else (result, *_buffer(result, axis, row_shape))
     if not isinstance(out, np.ndarray):
@@ -162,10 +163,25 @@ def out_rows(
     if not out.flags.writeable:
         raise DTypeError(f"{name}: expected a writeable array, got a read-only one; pass a copy")
     if _overlaps_itself(out):
-        raise ShapeError(f"{name}: expected elements with memory of their own, got strides {out.strides} for shape {out.shape}")
+        raise ShapeError(
+            f"{name}: expected elements with memory of their own, got strides {out.strides} for shape {out.shape}"
+        )
     overlaps = any(np.may_share_memory(out, s) and not _same_memory(out, s) for s in sources)
     rows = None if overlaps else _row_view(out, axis, row_shape)
     return (out, rows, None) if rows is not None else (out, *_buffer(out, axis, row_shape))
+
+
+def fresh_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an uninitialised C-contiguous array; a large one starts on a cache line.
+
+    The memory is NumPy's own, which asks for huge pages: a fresh page costs more than the kernel that fills it.
+    """
+    n_bytes = _product(shape) * dtype.itemsize
+    if n_bytes < 1 << 20:
+        return np.empty(shape, dtype)
+    memory = np.empty(n_bytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _row_view(a: Array, axis: int, row_shape: tuple[int, ...]) -> Array | None:
@@ -188,7 +204,9 @@ def _overlaps_itself(a: Array) -> bool:
     if a.size == 0:
         return False
     reach = a.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1):
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(a.strides, a.shape, strict=True) if size > 1
+    ):
         if stride < reach:
             return True
         reach += stride * (size - 1)
@@ -222,13 +240,13 @@ def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> A
     if not _regular(t):
         t = t.copy()
     if t.shape != shape:
-        raise ShapeError(
-            f"{name}: expected shape {shape} (the logits' shape without the class axis), got {t.shape}"
-        )
+        raise ShapeError(f"{name}: expected shape {shape} (the logits' shape without the class axis), got {t.shape}")
     return t
 
 
-def raise_bad_targets(first_bad: int, n_bad: int, targets: Array, n_classes: int, also: str = "", name: str = "targets") -> None:
+def raise_bad_targets(
+    first_bad: int, n_bad: int, targets: Array, n_classes: int, also: str = "", name: str = "targets"
+) -> None:
     """Raise LabelError for the first of `n_bad` targets out of range; `also` says what else is allowed.
 
     Raises

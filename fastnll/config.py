@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     threads: int | None = None
 
 
-_pinned: contextvars.ContextVar[Settings] = contextvars.ContextVar("fastnll_settings", default=Settings())  # noqa: B039
+settings: contextvars.ContextVar[Settings] = contextvars.ContextVar("fastnll_settings", default=Settings())  # noqa: B039
 _forked = False
 
 
@@ -56,7 +56,7 @@ def current() -> Settings:
     ...     current().threads
     1
     """
-    return _pinned.get()
+    return settings.get()
 
 
 def _checked(name: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -65,7 +65,7 @@ def _checked(name: str, value: str | None, allowed: tuple[str, ...]) -> str | No
     return value
 
 
-class using:
+class using:  # noqa: N801 - reads as a statement
     """Pin the backend, the instruction set or the thread count for a block of code.
 
     Settings belong to the thread (or async task) that enters the block and nest; whatever is not named
@@ -106,19 +106,17 @@ class using:
         self._tokens: list[contextvars.Token[Settings]] = []
 
     def __enter__(self) -> using:
-        old = _pinned.get()
+        old = settings.get()
         new = self._new
         self._tokens.append(
-            _pinned.set(
-                Settings(new.backend or old.backend, new.isa or old.isa, new.threads or old.threads)
-            )
+            settings.set(Settings(new.backend or old.backend, new.isa or old.isa, new.threads or old.threads))
         )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _pinned.reset(self._tokens.pop())
+        settings.reset(self._tokens.pop())
 
 
 def _thread_count(name: str, value: object) -> int:
@@ -189,7 +187,7 @@ def resolve_threads(threads: SupportsIndex | None = None) -> int:
     if threads is not None:
         count = _thread_count("threads", threads)
     else:
-        count = _pinned.get().threads or _default_threads()
+        count = settings.get().threads or _default_threads()
     return 1 if _forked else count
 
 
@@ -202,7 +200,7 @@ def pinned_backend() -> str | None:
     ...     pinned_backend()
     'reference'
     """
-    return _pinned.get().backend or _env_name("FASTNLL_BACKEND", BACKENDS)
+    return settings.get().backend or _env_name("FASTNLL_BACKEND", BACKENDS)
 
 
 def pinned_isa() -> str | None:
@@ -214,7 +212,7 @@ def pinned_isa() -> str | None:
     ...     pinned_isa()
     'baseline'
     """
-    return _pinned.get().isa or _env_name("FASTNLL_ISA", ISAS)
+    return settings.get().isa or _env_name("FASTNLL_ISA", ISAS)
 
 
 @functools.cache

@@ -114,9 +114,7 @@ class LossOptions:
         if self.normalizer is not None:
             self._set("normalizer", _positive("normalizer", self.normalizer))
             if self.reduction not in {"mean", "sum"}:
-                raise OptionError(
-                    f"normalizer: expected reduction 'mean' or 'sum' beside it, got {self.reduction!r}"
-                )
+                raise OptionError(f"normalizer: expected reduction 'mean' or 'sum' beside it, got {self.reduction!r}")
         self._set("shift", _count("shift", self.shift, 0))
         if self.valid_classes is not None:
             self._set("valid_classes", _count("valid_classes", self.valid_classes, 1))

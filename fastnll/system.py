@@ -43,7 +43,8 @@ class Info:
         lines = [
             f"fastnll {f['version']} on Python {f['python']}, {f['platform']}",
             f"processor: {f['processor']}; {f['cores']} cores for this process",
-            f"backend: {f['backend']}" + (f", instruction set {f['isa']} of {', '.join(f['isas'])}" if f["isa"] else ""),
+            f"backend: {f['backend']}"
+            + (f", instruction set {f['isa']} of {', '.join(f['isas'])}" if f["isa"] else ""),
             f"threads: {f['threads']}",
         ]
         for name, reason in f["backends"].items():

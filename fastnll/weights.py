@@ -94,7 +94,9 @@ def row_weights(
     if hard and o.validate == "on":
         bad = live & ((flat < 0) | (flat >= n_classes))
         if bad.any():
-            raise_bad_targets(int(bad.argmax()), int(bad.sum()), targets, n_classes, _ignored_text(o, padded, n_classes))
+            raise_bad_targets(
+                int(bad.argmax()), int(bad.sum()), targets, n_classes, _ignored_text(o, padded, n_classes)
+            )
     return _weighted(o, targets, live, hard, n_classes)
 
 

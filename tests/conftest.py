@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis' settings."""
+"""What all tests share: hypothesis' settings, and the report of what runs here."""
 
 from __future__ import annotations
 
@@ -14,3 +14,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("fastnll")
+
+
+def pytest_report_header() -> list[str]:
+    """Say at the top which implementations the tests will run, and why others are left out."""
+    from tests.cases import ENGINES, missing
+
+    return [f"fastnll engine {engine.name}: {missing(engine) or 'runs'}" for engine in ENGINES]

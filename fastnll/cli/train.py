@@ -34,7 +34,7 @@ __all__ = ["DEFAULTS", "add_parser", "run"]
 
 # What each model is trained with where nothing else is said, found on both embedded datasets. The two tables are
 # convex with tiny curvature (a row that makes up a share s of the data has at most s/2), so that a large rate with
-# much momentum is stable; the steps bound the time whatever the size of the text.
+# much momentum is stable; the steps bound the time whatever the size of the text, for vocabularies up to _USUAL_V.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "categorical": {"steps": 2000, "lr": 2.0, "momentum": 0.9, "batch_tokens": 4096},
     "bigram": {"steps": 8000, "lr": 20.0, "momentum": 0.95, "batch_tokens": 4096},
@@ -43,6 +43,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 _SIZES = ("context", "dim", "hidden")
 _SGD = ("lr", "momentum", "nesterov", "weight_decay", "max_norm")
 _CHECKPOINTS = 10
+# A step of the bigram table costs V * V: above this V its default steps fall as fast, down to a floor.
+_USUAL_V, _LEAST_STEPS = 512, 1000
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -148,6 +150,9 @@ def _sizes(args: argparse.Namespace) -> dict[str, int]:
 def _options(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
     """Every training option as a number: what was given, else the model's default."""
     options = {"max_norm": None, **DEFAULTS[args.model]}
+    if args.model == "bigram":
+        share = min(1.0, (_USUAL_V / objective.model.vocab_size) ** 2)
+        options["steps"] = max(_LEAST_STEPS, round(share * options["steps"]))
     names = ("steps", "lr", "momentum", "batch_tokens", "max_norm")
     options.update({name: getattr(args, name) for name in names if getattr(args, name) is not None})
     if args.epochs is not None:

@@ -206,9 +206,7 @@ def cross_entropy(task: CrossEntropyTask) -> None:
     _details(task, live, a, m, e, s, t)
 
 
-def _details(
-    task: CrossEntropyTask, live: npt.NDArray[np.bool_], a: F64, m: F64, e: F64, s: F64, t: Any
-) -> None:
+def _details(task: CrossEntropyTask, live: npt.NDArray[np.bool_], a: F64, m: F64, e: F64, s: F64, t: Any) -> None:
     """Write logsumexp, argmax, rank and entropy of the live rows; absent rows get 0, and -1 for ids.
 
     entropy = -sum_v p_v log p_v = log s - sum_v p_v (a_v - m), with 0 log 0 = 0.

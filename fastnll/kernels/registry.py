@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from fastnll import config
 from fastnll.errors import BackendError
 
-__all__ = ["available_backends", "available_isas", "backend", "backend_name", "isa_name"]
+__all__ = ["available_backends", "available_isas", "backend", "backend_name", "isa_name", "short_cut"]
 
 _MODULES = {
     "native": "fastnll.kernels.native",
@@ -105,6 +107,17 @@ def backend() -> ModuleType:
     'fastnll.kernels.reference'
     """
     return _load(backend_name())
+
+
+def short_cut(name: str) -> Callable[..., Any] | None:
+    """Return a function that only the native backend has, or None where that is not available.
+
+    Examples
+    --------
+    >>> short_cut("no_such_function") is None
+    True
+    """
+    return getattr(_load("native"), name, None) if _missing("native") is None else None
 
 
 def isa_name() -> str | None:

@@ -263,7 +263,7 @@ def _gather_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
 OPS: dict[str, OpSpec] = {
     spec.name: spec
     for spec in (
-        OpSpec("logsumexp", ("logsumexp",), SoftmaxTask, "none", _ALL, 2, _softmax_bytes),
+        OpSpec("logsumexp", ("logsumexp",), SoftmaxTask, "none", _ALL, 4, _softmax_bytes),
         OpSpec("softmax", ("softmax", "log_softmax"), SoftmaxTask, "out is x", _ALL, 4, _softmax_bytes),
         OpSpec(
             "softmax_vjp",
@@ -283,9 +283,7 @@ OPS: dict[str, OpSpec] = {
             4,
             _cross_entropy_bytes,
         ),
-        OpSpec(
-            "gather", ("nll_loss", "selected_log_probs"), GatherTask, "none", _ALL, 2, _gather_bytes
-        ),
+        OpSpec("gather", ("nll_loss", "selected_log_probs"), GatherTask, "none", _ALL, 6, _gather_bytes),
         OpSpec(
             "sgd_update",
             ("sgd_update",),

@@ -6,6 +6,7 @@ checkpoint and a message to another process are loops over a dict.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from fastnll.dtypes import FLOATS
 from fastnll.errors import DTypeError, OptionError, ShapeError
 from fastnll.models.spans import Data, Spans
 
-__all__ = ["Examples", "Grads", "HeadModel", "HiddenVjp", "Model", "Params", "Vjp"]
+__all__ = ["Examples", "Grads", "HeadModel", "HiddenVjp", "Model", "Params", "Vjp", "compute_dtype"]
 
 Array = npt.NDArray[Any]
 Params = Mapping[str, Array]
@@ -28,6 +29,23 @@ Grads = dict[str, Array]
 # vjp(grad_logits, into=None): adds to the arrays of `into` where given, else returns fresh ones.
 Vjp = Callable[..., Grads]
 HiddenVjp = Callable[[Array, Grads], None]
+
+
+@functools.cache
+def _name(dtype: np.dtype[Any]) -> str:
+    # NumPy builds the name anew each time, in microseconds: more than a small model's whole loss.
+    return dtype.name
+
+
+def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what parameters stored as `dtype` are computed in: float32 for 16 bits, else the same.
+
+    Examples
+    --------
+    >>> compute_dtype(np.dtype("float16"))
+    dtype('float32')
+    """
+    return FLOATS[_name(dtype)].compute
 
 
 class Examples(NamedTuple):
@@ -171,7 +189,7 @@ class Model(ABC):
 
     def zeros(self, params: Params) -> Grads:
         """Return zeros to add gradients to: the parameters' shapes, float32 where these have 16 bits."""
-        return {name: np.zeros(shape, FLOATS[params[name].dtype.name].compute) for name, shape in self.shapes().items()}
+        return {name: np.zeros(shape, compute_dtype(params[name].dtype)) for name, shape in self.shapes().items()}
 
     def check_params(self, params: Params) -> Grads:
         """Return the parameters as arrays in the model's order.
@@ -210,7 +228,7 @@ class Model(ABC):
     def check_dtype(self, name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
         """Return the NumPy dtype if the model's parameters can be stored in it, else raise DTypeError."""
         kind = np.dtype(dtype)
-        if kind.name not in self.dtypes or not kind.isnative:
+        if _name(kind) not in self.dtypes or not kind.isnative:
             raise DTypeError(f"{name}: expected dtype {', '.join(self.dtypes)} for model {self.name!r}, got {kind}")
         return kind
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll import ops
-from fastnll.dtypes import FLOATS
-from fastnll.models.base import Grads, Model, Params, Vjp
+from fastnll.models.base import Grads, Model, Params, Vjp, compute_dtype
 from fastnll.models.counts import PairCounts, count_keys
 from fastnll.models.ids import add_rows, check_ids
 from fastnll.models.spans import Data, Spans
@@ -75,7 +74,7 @@ class TableModel(Model):
         check_ids("inputs", inputs, self.n_contexts)
         table = self._table(params)
         # Rows of 16 bits are widened here, so that no gradient is rounded before it is summed.
-        table = table.astype(FLOATS[table.dtype.name].compute, copy=False)
+        table = table.astype(compute_dtype(table.dtype), copy=False)
         # With the ids checked, "clip" only says that nothing is left to check: NumPy then writes straight to `out`.
         fits = out is not None and out.dtype == table.dtype
         logits = np.take(table, inputs, axis=0, out=out if fits else None, mode="clip")

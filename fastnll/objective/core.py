@@ -24,6 +24,9 @@ __all__ = ["Objective"]
 
 Array = npt.NDArray[Any]
 
+# Parameters whose squares are summed at a time (8 MiB of float64).
+_PART = 1 << 20
+
 
 class Objective:
     r"""The training objective of a model on a dataset, as a function of the model's parameters.
@@ -178,7 +181,8 @@ class Objective:
 
     def perplexity(self, params: Params) -> float:
         """Return exp of the negative log-likelihood per predicted token: 1 for a sure model, V for a uniform one."""
-        return float(np.exp(-self.log_likelihood(params) / self.n_predicted))
+        with np.errstate(over="ignore"):
+            return float(np.exp(-self.log_likelihood(params) / self.n_predicted))
 
     def bits_per_token(self, params: Params) -> float:
         """Return the negative log-likelihood per predicted token, in bits."""
@@ -223,7 +227,9 @@ class Objective:
 
         Notes
         -----
-        See `fastnll.objective.select` for what a lower training loss does and does not prove.
+        A lower training loss proves that the candidate gives this dataset a higher probability. It does not prove that
+        it predicts other data better: a larger model, or longer training, lowers it whatever the truth is. Choose on
+        an Objective over sequences that no candidate was fitted to; see also `fastnll.objective.select`.
 
         Examples
         --------
@@ -272,8 +278,10 @@ class Objective:
     def _penalty(self, params: Params) -> float:
         if not self.l2:
             return 0.0
-        squares = (float(np.square(array, dtype=np.float64).sum()) for array in params.values())
-        return 0.5 * self.l2 * fsum(squares)
+        flat = (array.reshape(-1) for array in params.values())
+        # A million numbers at a time: a copy of all parameters in float64 might not fit.
+        parts = (array[i : i + _PART].astype(np.float64) for array in flat for i in range(0, array.size, _PART))
+        return 0.5 * self.l2 * fsum(float(np.square(part).sum()) for part in parts)
 
     def _finished(self, grads: Grads, params: Params, share: float = 1.0) -> Grads:
         """Add the gradient of the penalty, and return everything in the dtype of the parameters."""

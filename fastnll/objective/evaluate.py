@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll.config import resolve_threads
-from fastnll.dtypes import FLOATS
 from fastnll.losses import CrossEntropy
-from fastnll.models.base import Grads, Model, Params
+from fastnll.models.base import Grads, Model, Params, compute_dtype
 from fastnll.models.counts import PairCounts
 from fastnll.models.spans import Data, Spans
 from fastnll.models.sums import fsum
@@ -212,7 +211,7 @@ class RowSum:
     def _buffer(self, params: Params, workspace: threading.local) -> Array:
         # Fresh pages for every block would cost more than the loss.
         if not hasattr(workspace, "logits"):
-            dtype = FLOATS[next(iter(params.values())).dtype.name].compute
+            dtype = compute_dtype(next(iter(params.values())).dtype)
             rows = min(self.block_rows, self.spans.n_rows)
             workspace.logits = np.empty((rows, self.model.vocab_size), dtype)
         buffer: Array = workspace.logits

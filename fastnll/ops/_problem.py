@@ -136,7 +136,9 @@ def _quiet_array(value: Any) -> Array:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ShapeError(f"targets: expected a rectangular array of class ids, got ragged sequences ({error})") from None
+        raise ShapeError(
+            f"targets: expected a rectangular array of class ids, got ragged sequences ({error})"
+        ) from None
 
 
 def _explain_shape(t: Array, x: Array, axis: int, shape: tuple[int, ...]) -> None:
@@ -168,9 +170,7 @@ def _sparse_targets(task: CrossEntropyTask, pair: tuple[Any, Any], shape: tuple[
     if ids.dtype.kind not in "iu":
         raise DTypeError(f"targets: expected (ids, probs) with integer ids, got ids of {ids.dtype}")
     if ids.shape != probs.shape or ids.shape[:-1] != shape or ids.ndim == 0:
-        raise ShapeError(
-            f"targets: expected (ids, probs) of shape {shape} + (K,), got {ids.shape} and {probs.shape}"
-        )
+        raise ShapeError(f"targets: expected (ids, probs) of shape {shape} + (K,), got {ids.shape} and {probs.shape}")
     k = ids.shape[-1]
     bad = (ids < 0) | (ids >= v)
     absent = probs == 0.0
@@ -245,7 +245,9 @@ def reduce_loss(o: LossOptions, p: Problem, run: Callable[[CrossEntropyTask], No
         _raise_nonfinite(task.loss, p.shape)
     if scalar:
         assert task.block_sums is not None
-        total = math.fsum(task.block_sums.tolist()) if np.isfinite(task.block_sums).all() else float(task.block_sums.sum())
+        total = (
+            math.fsum(task.block_sums.tolist()) if np.isfinite(task.block_sums).all() else float(task.block_sums.sum())
+        )
         if p.weights.n_live == 0 and o.reduction == "mean" and o.normalizer is None:
             return 0.0 if o.empty == "zero" else math.nan
         return total / div if div != 0.0 else _over_zero(total)

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll.dtypes import row_dtype
+from fastnll.errors import OptionError
+from fastnll.kernels import registry
 from fastnll.ops._problem import Problem, grad_factors, make_problem, prepare_grad, reduce_loss
 from fastnll.ops._verify import verified
 from fastnll.options import LossOptions
@@ -23,6 +25,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+
+# The compiled backend's short way in for small batches under default options; None where there is no compiled backend.
+_small = registry.short_cut("small_cross_entropy")
 
 
 class CrossEntropyDetails(NamedTuple):
@@ -83,8 +88,6 @@ def details_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> CrossEn
     p: Problem = make_problem(o, logits, targets)
     task = p.task
     if task.targets is None:
-        from fastnll.errors import OptionError
-
         raise OptionError("targets: expected class ids for cross_entropy_details, got probabilities")
     n = task.x.shape[0] * task.x.shape[1]
     rows = row_dtype(p.logits.dtype)
@@ -121,7 +124,8 @@ def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
         Class ids of any integer dtype, of the logits' shape without the class axis; or probabilities of
         the logits' own shape; or ``(ids, probs)`` of shape (..., K), the sparse top-k of a teacher.
     **options
-        As `fastnll.options.LossOptions` lists them: ``reduction``, ``ignore_index``, ``mask``, ``token_weight``,
+        As `fastnll.options.LossOptions` lists them: ``reduction``, ``ignore_index``, ``mask``,
+        ``token_weight``,
         ``weight``, ``label_smoothing``, ``z_loss``, ``softcap``, ``temperature``, ``valid_classes``, ``class_mask``,
         ``normalizer``, ``offsets``, ``shift``, ``empty``, ``axis``, ``threads``, ``validate``, ``nonfinite``, ``verify``.
 
@@ -160,6 +164,10 @@ def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
     >>> cross_entropy(logits, [0, -100], reduction="none").round(6).tolist()
     [0.693147, 0.0]
     """
+    if not options and _small is not None:
+        found = _small(logits, targets, False, None)
+        if found is not None:
+            return found[0]
     return value_with(LossOptions.make(options), logits, targets)
 
 
@@ -204,6 +212,10 @@ def cross_entropy_value_and_grad(
     >>> grad.round(12).tolist()
     [[-0.75, 0.75]]
     """
+    if not options and _small is not None and grad_output is None:
+        found = _small(logits, targets, True, out)
+        if found is not None:
+            return found
     return value_and_grad_with(LossOptions.make(options), logits, targets, grad_output, out)
 
 

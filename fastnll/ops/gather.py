@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, SupportsIndex
 
-
 import numpy as np
 import numpy.typing as npt
 
@@ -154,5 +153,3 @@ def selected_log_probs(
     plan = make_plan(rows.size, threads)
     plan.backend.gather(GatherTask(rows, np.ascontiguousarray(flat, dtype=np.int64), out, False, plan.threads))
     return out.reshape(checked.shape)
-
-

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fastnll.data import SequenceDataset
 from fastnll.losses import CrossEntropy
-from fastnll.models import Bigram, Categorical, NGram, TableModel
-from fastnll.objective import Objective
+from fastnll.models import Bigram, Categorical, NGram, TableModel, tables
+from fastnll.objective import Objective, evaluate
 from tests.objective.cases import CASES, TABLES
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +48,23 @@ def test_vocabularies_too_large_for_a_table_of_counts() -> None:
     np.testing.assert_allclose(grads["logits"], want_grads["logits"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(counted.per_sequence(params), rowwise.per_sequence(params), rtol=1e-6)
     assert (np.abs(grads["logits"]).sum(axis=1) > 0).sum() == np.unique(np.concatenate([x[:-1] for x in dataset])).size
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_datasets_and_tables_larger_than_a_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[name]
+    params = case.params()
+    want = case.objective()
+    value, grads = want.value_and_grad(params)
+    per_sequence = want.per_sequence(params)
+    monkeypatch.setattr(tables, "_ROWS", 7)
+    monkeypatch.setattr(tables, "_FLOATS", 2 * case.model.vocab_size)
+    monkeypatch.setattr(evaluate, "_LOOKUP_ROWS", 5)
+    piecemeal = case.objective()
+    again, again_grads = piecemeal.value_and_grad(params)
+    assert again == pytest.approx(value, rel=1e-14)
+    np.testing.assert_allclose(again_grads["logits"], grads["logits"], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(piecemeal.per_sequence(params), per_sequence, rtol=1e-14)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -85,6 +85,12 @@ def test_tables_of_sixteen_bits(dtype: Any, counts: bool) -> None:
     assert grads["logits"].dtype == dtype
     eps = FLOATS[np.dtype(dtype).name].eps
     np.testing.assert_allclose(grads["logits"].astype(np.float64), want_grads["logits"], rtol=eps, atol=1e-4)
+    penalised = case.objective(counts=counts, l2=0.5)
+    assert penalised.value(stored) == pytest.approx(penalised.value(widened), rel=1e-6)
+    want_grads = penalised.value_and_grad(widened)[1]
+    np.testing.assert_allclose(
+        penalised.value_and_grad(stored)[1]["logits"].astype(np.float64), want_grads["logits"], rtol=eps, atol=1e-4
+    )
 
 
 def test_units() -> None:
@@ -224,6 +230,10 @@ def test_impossible_outcomes() -> None:
         assert objective.log_likelihood(wrong) == -np.inf
         assert objective.perplexity(wrong) == np.inf
         assert objective.per_sequence(wrong).tolist() == [np.inf]
+        # Finite, but beyond float64 once it stands in an exponent.
+        far = {"logits": np.array([[0.0, -1e5, 0.0]] * 3)}
+        assert objective.value(far) == pytest.approx(1e5 + 3 * math.log(2), rel=1e-12)
+        assert objective.perplexity(far) == np.inf
         # Rows of contexts that do not occur are not read.
         unseen = {"logits": np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [np.nan] * 3])}
         assert objective.value(unseen) == pytest.approx(3 * math.log(3))

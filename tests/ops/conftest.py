@@ -6,12 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cases import ENGINES, Engine, engine_params, missing
-
-
-def pytest_report_header() -> list[str]:
-    """Say at the top which implementations the tests will run, and why others are left out."""
-    return [f"fastnll engine {engine.name}: {missing(engine) or 'runs'}" for engine in ENGINES]
+from tests.cases import Engine, engine_params
 
 
 @pytest.fixture(params=engine_params())

@@ -1,8 +1,9 @@
 """What the definitions say, longhand and in wide precision, with the error each result may have.
 
-Nothing here is shared with the package. float64 rows are worked out in long double, narrower ones in
-float64, always in a form that keeps *relative* accuracy for a confident row: sums leave the largest term
-out and go through log1p, and p_t - 1 is minus the sum of the others.
+Nothing here is shared with the package but the op table's number of allowed eps. float64 rows are worked
+out in long double, narrower ones in float64, always in a form that keeps *relative* accuracy for a
+confident row: sums leave the largest term out and go through log1p, and p_t - 1 is minus the sum of the
+others.
 
 The bounds
 ----------
@@ -28,6 +29,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from fastnll.kernels import spec
 
 Array = np.ndarray[Any, Any]
 
@@ -102,21 +105,24 @@ def truth_of_rows(x: Array, t: Array) -> Truth:
     rel_s = (probs * size).sum(axis=1) + K
     rel_rest = _share(without(largest, e * size), rest) + K
     rel_others = _share(without(t, e * size), others) + K
-    err_log_s = rest / s * rel_rest + 2 * log_s
+    # Terms below the smallest normal number may be flushed to 0, each of them.
+    tiny = float(np.finfo(np.float64 if x.dtype == np.float64 else np.float32).tiny)
+    flushed = (e < tiny).sum(axis=1) * (tiny / unit(x.dtype))
+    err_log_s = rest / s * rel_rest + 2 * log_s + flushed
     finite_d = np.where(np.isfinite(d), -d, 0)
     rel_probs = 2 * size + (2 * log_s + rel_s + 6)[:, None]
     err_grad = probs * rel_probs
-    err_grad[rows, t] = -grad[rows, t] * (rel_others + rel_s + 6)
-    # Only the loss is promised relative accuracy where it is small: lse and a log-probability near 0 may
-    # carry the error of log S for an S >= 1 rounded in the dtype, as the naive formula does.
-    floor = 4.0
+    err_grad[rows, t] = -grad[rows, t] * (rel_others + rel_s + 6) + flushed
+    # Only the loss is promised relative accuracy where it is small. lse and a log-probability near 0 may be
+    # wrong by what the naive formula loses when it rounds S >= 1, and the few eps that the op table allows.
+    floor = {op: 2 + 2 * spec.OPS[op].eps for op in ("logsumexp", "softmax", "gather")}
     err_log_probs = finite_d + err_log_s[:, None] + 2 * np.where(np.isfinite(log_probs), -log_probs, 0)
     units = {
-        "lse": err_log_s + 2 * np.abs(m + log_s) + floor,
+        "lse": err_log_s + 2 * np.abs(m + log_s) + floor["logsumexp"],
         "loss": err_log_probs[rows, t],
-        "minus_loss": err_log_probs[rows, t] + floor,
+        "minus_loss": err_log_probs[rows, t] + floor["gather"],
         "probs": probs * rel_probs,
-        "log_probs": err_log_probs + floor,
+        "log_probs": err_log_probs + floor["softmax"],
         "grad": err_grad,
     }
 
@@ -156,10 +162,10 @@ def assert_within(name: str, got: Any, want: Array, units: Array | float, dtype:
     store = ml_dtypes.finfo(got.dtype)
     u = unit(dtype)
     calculated = factor * np.asarray(units) * u
-    # A result, or a term of a sum, below the smallest normal number may be flushed where the arithmetic is of the storage
+    # A result below the smallest normal number may be flushed where the arithmetic is of the storage
     # dtype; a 16-bit result is converted from float32 and must round correctly down to its subnormals.
     narrow = got.dtype.itemsize < 4
-    floor = float(store.smallest_subnormal) / 2 + float(np.finfo(np.float32).tiny) if narrow else 64 * float(store.tiny)
+    floor = float(store.smallest_subnormal) / 2 + float(np.finfo(np.float32).tiny) if narrow else float(store.tiny)
     rounding = float(store.eps) / 2 * (np.abs(want) + calculated) if narrow else 0.0
     with np.errstate(invalid="ignore", over="ignore"):
         allowed = calculated + rounding + floor

@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +16,7 @@ import pytest
 import fastnll as fn
 from fastnll.kernels.spec import ROW_BLOCK
 from tests.cases import DTYPES, Engine, make_case
+from tests.ops.alone import run_alone
 from tests.ops.oracle import assert_same_bits, assert_within
 
 Array = np.ndarray[Any, Any]
@@ -165,24 +163,6 @@ def test_between_blas_calls(engine: Engine) -> None:
     for _ in range(3):
         assert np.isfinite(case.x @ weight).all()
         assert_all_same(everything(case.x, case.t), want, "between matrix products")
-
-
-def run_alone(program: str, engine: Engine, **env: str) -> str:
-    """Run a program in a fresh interpreter under the engine and return what it prints."""
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("FASTNLL_", "OMP_"))}
-    variables["FASTNLL_BACKEND"] = engine.backend
-    if engine.isa:
-        variables["FASTNLL_ISA"] = engine.isa
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        env={**variables, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 FORK = """

@@ -17,7 +17,7 @@ import pytest
 import fastnll as fn
 from fastnll.kernels import registry, spec
 from tests.cases import DTYPES, ENGINES, OPS, Engine, frozen, make_case, missing
-from tests.ops.test_determinism import run_alone
+from tests.ops.alone import run_alone
 
 # Positional parameters, then keyword-only ones with their defaults; `...` has no default. A trailing "**"
 # says that further loss options are taken.

@@ -16,8 +16,8 @@ def test_sgd_approaches_the_bigram_optimum_of_real_text(embedded: dict[str, Sequ
     model = Bigram(dataset.vocab_size)
     objective, best = Objective(model, dataset), bigram_optimum(dataset)
     params = model.init()
-    # The mean loss is the sum over contexts of p(c) times a loss of curvature at most 1/2: 1 / L is the safe rate. Rows of
-    # rare characters are flat at that rate; momentum carries them along.
+    # The mean loss is the sum over contexts of p(c) times a loss of curvature at most 1/2, so 2 / p(c) of the most
+    # frequent one is a safe rate. Rows of rare characters are flat at that rate; momentum carries them along.
     most_frequent = np.bincount(dataset.tokens).max() / objective.n_predicted
     sgd = SGD(params, lr=2.0 / most_frequent, momentum=0.98, nesterov=True)
     for _ in range(1200):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LANES
-from fastnll.kernels.jit.formats import read_float, read_row, view, write_float, write_row
-from fastnll.kernels.jit.intrinsics import (
-    helper,
+from fastnll.kernels.jit.formats import read_float, read_row, write_float, write_row
+from fastnll.kernels.jit.memory import (
     load_f64,
     load_i8,
     load_i16,
@@ -19,6 +19,7 @@ from fastnll.kernels.jit.intrinsics import (
     load_u32,
     store_f32,
     store_f64,
+    view,
 )
 
 __all__ = ["number_at", "put", "read_integer", "row_loop", "target_of"]
@@ -30,31 +31,31 @@ def read_integer(address: int, code: int) -> int:
 
     An uint64 beyond int64 comes out negative, which is no class either.
     """
-    if code == 7 or code == 6:
-        return load_i64(address)
-    if code == 5:
-        return load_i32(address)
-    if code == 4:
-        return load_u32(address)
-    if code == 3:
-        return load_i16(address)
-    if code == 2:
-        return load_u16(address)
-    if code == 1:
-        return load_i8(address)
-    return load_u8(address)
+    if code >= 6:
+        value: int = load_i64(address)
+    elif code == 5:
+        value = load_i32(address)
+    elif code == 4:
+        value = load_u32(address)
+    elif code == 3:
+        value = load_i16(address)
+    elif code == 2:
+        value = load_u16(address)
+    elif code == 1:
+        value = load_i8(address)
+    else:
+        value = load_u8(address)
+    return value
 
 
-@helper
-def target_of(task: Any, r: int) -> int:
-    """Return the target of row r, -1 where there is none or where it is no class.
+@helper(inline=True)
+def target_of(task: Any, o: int, i: int) -> int:
+    """Return the target of row (o, i), -1 where there is none or where it is no class.
 
     Targets have been checked where the caller wished so; where not, memory must still be safe.
     """
     if task.targets == 0:
         return -1
-    o = r // task.inner
-    i = r - o * task.inner
     t = read_integer(task.targets + o * task.targets_outer + i * task.targets_inner, task.targets_code)
     return t if 0 <= t < task.classes else -1
 
@@ -83,9 +84,15 @@ def _fetch(x: int, inner: int, step: int, code: int, m: int, n: int, tile: int, 
         read_row(x, step, code, view(tile, n, like))
         return
     rows = view(tile, m * n, like)
+    plain = inner == like.itemsize and code == (1 if inner == 4 else 0)
     for v in range(n):
-        for j in range(m):
-            rows[j * n + v] = read_float(x + v * step + j * inner, code, like)
+        if plain:
+            near = view(x + v * step, m, like)
+            for j in range(m):
+                rows[j * n + v] = near[j]
+        else:
+            for j in range(m):
+                rows[j * n + v] = read_float(x + v * step + j * inner, code, like)
 
 
 @helper
@@ -95,17 +102,23 @@ def _store(tile: int, m: int, n: int, out: int, inner: int, step: int, code: int
         write_row(view(tile, n, like), out, step, code)
         return
     rows = view(tile, m * n, like)
+    plain = inner == like.itemsize and code == (1 if inner == 4 else 0)
     for v in range(n):
-        for j in range(m):
-            write_float(out + v * step + j * inner, code, rows[j * n + v])
+        if plain:
+            near = view(out + v * step, m, like)
+            for j in range(m):
+                near[j] = rows[j * n + v]
+        else:
+            for j in range(m):
+                write_float(out + v * step + j * inner, code, rows[j * n + v])
 
 
 def row_loop(formula: Callable[..., float]) -> Any:
     """Return the loop that applies a row formula to rows start .. stop - 1.
 
-    The formula gets the record, the row's number, the addresses of the row, of its second input and of
-    its result, scratch memory for the terms, and the scratch array (for its dtype). It returns the
-    row's loss. Sums of losses are per block of `LANES` rows, so start must be a multiple of that where
+    The formula gets the record, the row's number and its two indices, the addresses of the row, of its
+    second input and of its result, scratch memory for the terms, and the scratch array (for its dtype).
+    It returns the row's loss. Sums of losses are per block of `LANES` rows, so start must be a multiple of that where
     they are asked for.
     """
 
@@ -116,9 +129,9 @@ def row_loop(formula: Callable[..., float]) -> Any:
         tile, second_tile = terms + task.tile_at * size, terms + task.second_at * size
         block = 0.0
         r = start
+        o = r // inner
+        i = r - o * inner
         while r < stop:
-            o = r // inner
-            i = r - o * inner
             m = min(task.tile, inner - i, stop - r)
             x = task.x + o * task.x_outer + i * task.x_inner
             second = task.second + o * task.second_outer + i * task.second_inner
@@ -130,10 +143,10 @@ def row_loop(formula: Callable[..., float]) -> Any:
                     _fetch(second, task.second_inner, task.second_class, task.second_code, m, n, second_tile, work)
             for j in range(m):
                 if task.direct:
-                    value = formula(task, r, x, second, out, terms, work)
+                    value = formula(task, r, o, i, x, second, out, terms, work)
                 else:
                     at = j * n * size
-                    value = formula(task, r + j, tile + at, second_tile + at, tile + at, terms, work)
+                    value = formula(task, r + j, o, i + j, tile + at, second_tile + at, tile + at, terms, work)
                 block += value
                 after = r + j + 1
                 if task.row_loss != 0:
@@ -145,8 +158,12 @@ def row_loop(formula: Callable[..., float]) -> Any:
             if not task.direct and task.out != 0:
                 _store(tile, m, n, out, task.out_inner, task.out_class, task.out_code, work)
             r += m
+            i += m
+            if i == inner:
+                i = 0
+                o += 1
 
     # The linker knows functions by qualified name: two loops of one name would be one in kernels that come
     # from the cache, where the number that Numba appends counts the compilations of another process.
     loop.__name__ = loop.__qualname__ = f"loop_over_{formula.__name__}"
-    return helper(loop, paste=True)
+    return helper(paste=True)(loop)

@@ -14,35 +14,37 @@ import math
 from typing import Any
 
 from fastnll.kernels.jit.access import number_at, put, row_loop, target_of
+from fastnll.kernels.jit.arithmetic import pick, widest
 from fastnll.kernels.jit.ce_rows import absent_row, gradient_factor
-from fastnll.kernels.jit.constants import BLOCK
-from fastnll.kernels.jit.formats import read_row, view
-from fastnll.kernels.jit.intrinsics import helper, load_f64, load_i64, load_u8, pick, store_i64, widest
-from fastnll.kernels.jit.kernels import kernel
-from fastnll.kernels.jit.rows import (
-    fill_row,
-    lse_pair,
-    nll,
-    row_max,
-    row_stats,
-    row_sum,
-    scale_row,
-    target_state,
-)
+from fastnll.kernels.jit.compiler import helper, kernel
+from fastnll.kernels.jit.constants import STEP
+from fastnll.kernels.jit.emit import fill_row
+from fastnll.kernels.jit.formats import read_row
+from fastnll.kernels.jit.memory import load_f64, load_i64, load_u8, store_i64, view
+from fastnll.kernels.jit.rows import lse_pair, nll, row_max, row_stats, row_sum, target_term
 from fastnll.kernels.jit.vecmath import tanh, wide
 
 __all__ = ["cross_entropy_general"]
 
 
 @helper
-def _transform(task: Any, r: int, x: int, like: Any) -> None:
-    """Replace logits by a = softcap tanh(x / (T softcap)), or x / T; -inf where the mask is False."""
+def _mask(task: Any, o: int, i: int, x: int, like: Any) -> None:
+    """Put -inf where the class mask of row (o, i) is False."""
+    row = view(x, task.classes, like)
+    mask = task.mask + o * task.mask_outer + i * task.mask_inner
+    for v in range(task.classes):
+        if load_u8(mask + v * task.mask_class) == 0:
+            row[v] = -math.inf
+
+
+@helper
+def _transform(task: Any, x: int, like: Any) -> None:
+    """Replace logits by a = softcap tanh(x / (T softcap)), or x / T; -inf stays what it is."""
     widest()
     n = task.classes
     row = view(x, n, like)
-    lowest = pick(like, -math.inf, -math.inf)
     if task.softcap != 0.0:
-        cap = pick(like, task.softcap, task.softcap)
+        lowest, cap = pick(like, -math.inf, -math.inf), pick(like, task.softcap, task.softcap)
         divisor = pick(like, task.softcap * task.temperature, task.softcap * task.temperature)
         for v in range(n):
             row[v] = lowest if row[v] == lowest else cap * tanh(row[v] / divisor)
@@ -50,16 +52,10 @@ def _transform(task: Any, r: int, x: int, like: Any) -> None:
         divisor = pick(like, task.temperature, task.temperature)
         for v in range(n):
             row[v] = row[v] / divisor
-    if task.mask != 0:
-        o = r // task.inner
-        mask = task.mask + o * task.mask_outer + (r - o * task.inner) * task.mask_inner
-        for v in range(n):
-            if load_u8(mask + v * task.mask_class) == 0:
-                row[v] = lowest
 
 
 @helper
-def _coefficients(task: Any, r: int, x: int, q: int, like: Any) -> float:
+def _coefficients(task: Any, r: int, o: int, i: int, x: int, q: int, like: Any) -> float:
     """Write the coefficients q of the row's soft targets and return their sum."""
     n = task.classes
     row, result = view(x, n, like), view(q, n, like)
@@ -67,8 +63,7 @@ def _coefficients(task: Any, r: int, x: int, q: int, like: Any) -> float:
     rest = pick(like, 1.0 - task.smoothing, 1.0 - task.smoothing)
     zero, lowest = pick(like, 0.0, 0.0), pick(like, -math.inf, -math.inf)
     if task.probs != 0:
-        o = r // task.inner
-        probs = task.probs + o * task.probs_outer + (r - o * task.inner) * task.probs_inner
+        probs = task.probs + o * task.probs_outer + i * task.probs_inner
         read_row(probs, task.probs_class, task.probs_code, result)
         for v in range(n):
             result[v] *= rest
@@ -77,8 +72,8 @@ def _coefficients(task: Any, r: int, x: int, q: int, like: Any) -> float:
                 result[v] *= weights[v]
     else:
         fill_row(q, n, 0.0, like)
-        for i in range(task.ids_count):
-            at = 8 * (r * task.ids_count + i)
+        for j in range(task.ids_count):
+            at = 8 * (r * task.ids_count + j)
             v = load_i64(task.ids + at)
             if 0 <= v < n:
                 c = rest * load_f64(task.id_probs + at)
@@ -102,11 +97,14 @@ def _coefficients(task: Any, r: int, x: int, q: int, like: Any) -> float:
 
 @helper(inline=True)
 def _gap(a: Any, high: Any, low: Any) -> Any:
-    return (high - a) + low
+    # lse is not below any a; what rounding makes of that is not either.
+    zero = pick(a, 0.0, 0.0)
+    gap = (high - a) + low
+    return zero if gap < zero else gap
 
 
 @helper(sums=True)
-def _block_cost(c: int, x: int, n: int, high: Any, low: Any, like: Any) -> float:
+def _block_cost(c: int, x: int, n: int, high: Any, low: Any, like: Any) -> Any:
     widest()
     weights, row = view(c, n, like), view(x, n, like)
     total = zero = pick(like, 0.0, 0.0)
@@ -121,9 +119,10 @@ def _cost(c: int, x: int, n: int, lse: float, rest: float, like: Any) -> float:
     high = pick(like, lse, lse)
     low = pick(like, (lse - high) + rest, (lse - high) + rest)
     total = 0.0
-    for b in range(0, n, BLOCK):
+    step = STEP // like.itemsize
+    for b in range(0, n, step):
         at = b * like.itemsize
-        total += _block_cost(c + at, x + at, min(BLOCK, n - b), high, low, like)
+        total += _block_cost(c + at, x + at, min(step, n - b), high, low, like)
     return total
 
 
@@ -163,6 +162,15 @@ def _combine(terms: int, q: int, n: int, scale: float, factor: float, like: Any)
 
 
 @helper
+def _multiply(terms: int, n: int, scale: float, like: Any) -> None:
+    widest()
+    grad = view(terms, n, like)
+    p = pick(like, scale, scale)
+    for v in range(n):
+        grad[v] *= p
+
+
+@helper
 def _chain(task: Any, terms: int, x: int, like: Any) -> None:
     """Replace the transformed logits by the terms times da/dx; absent classes get 0."""
     widest()
@@ -184,20 +192,23 @@ def _chain(task: Any, terms: int, x: int, like: Any) -> None:
 
 
 @helper
-def general_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+def general_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write loss, gradient and details of one row; return its weighted loss. x and y are one place."""
     n = task.classes
     weight = number_at(task.row_weight, r, 1.0)
     if weight == 0.0:
         absent_row(task, r, y, like)
         return 0.0
-    _transform(task, r, x, like)
+    if task.mask != 0:
+        _mask(task, o, i, x, like)
     row, grad = view(x, n, like), view(terms, n, like)
-    t = target_of(task, r)
+    t = target_of(task, o, i)
+    # Of the logits as they are: the transform keeps their order, but rounds some to the same number.
     if task.argmax != 0:
         store_i64(task.argmax + 8 * r, _argmax(x, n, like))
     if task.rank != 0 and t >= 0:
         store_i64(task.rank + 8 * r, _rank(x, n, t, like))
+    _transform(task, x, like)
     keep = 1 if task.out != 0 or task.entropy != 0 else 0
     base, k, others = row_stats(x, n, t, terms, keep, like)
     if others != others or (t < 0 and task.targets != 0):
@@ -207,25 +218,26 @@ def general_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like
         if task.out != 0:
             fill_row(y, n, math.nan, like)
         return math.nan
-    r_t, e_t = target_state(wide(row[max(t, 0)]), base, k) if t >= 0 else (0.0, 0.0)
+    x_t = wide(row[max(t, 0)])
+    e_t = target_term(x_t, base, k) if t >= 0 else 0.0
     total = others + e_t
     lse, rest = lse_pair(base, k, total)
     put(task.lse, task.lse_code, r, lse)
     if task.entropy != 0:
         # sum_v p_v (lse - a_v): no term is negative. The target's own keeps its accuracy.
-        own = e_t * nll(others, r_t, e_t) if e_t > 0.0 else 0.0
+        own = e_t * nll(others, e_t, x_t, base, k) if e_t > 0.0 else 0.0
         put(task.entropy, task.entropy_code, r, (_cost(terms, x, n, lse, rest, like) + own) / total)
 
-    loss = task.z_loss * lse * lse
+    loss: float = task.z_loss * lse * lse
     slope = 2.0 * task.z_loss * lse
     c = 0.0
     if t >= 0:
         c = (1.0 - task.smoothing) * number_at(task.target_weight, r, 1.0)
-        loss += c * nll(others, r_t, e_t) if c != 0.0 else 0.0
+        loss += c * nll(others, e_t, x_t, base, k) if c != 0.0 else 0.0
     q, q_t = 0, 0.0
     if task.soft_at != 0:
         q = like.ctypes.data + task.soft_at * like.itemsize
-        slope += _coefficients(task, r, x, q, like)
+        slope += _coefficients(task, r, o, i, x, q, like)
         loss += _cost(q, x, n, lse, rest, like)
         q_t = wide(view(q, n, like)[max(t, 0)])
     loss *= weight
@@ -237,7 +249,7 @@ def general_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like
         if q != 0:
             _combine(terms, q, n, scale, factor, like)
         else:
-            scale_row(terms, terms, n, pick(like, scale, scale), like)
+            _multiply(terms, n, scale, like)
         if t >= 0:
             own = factor * ((slope * e_t - c * others) / total - q_t)
             grad[t] = pick(like, own, own)

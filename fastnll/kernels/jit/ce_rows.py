@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from fastnll.kernels.jit.access import number_at, put, row_loop, target_of
-from fastnll.kernels.jit.formats import view
-from fastnll.kernels.jit.intrinsics import helper, pick, store_i64
-from fastnll.kernels.jit.kernels import kernel
-from fastnll.kernels.jit.rows import fill_row, lse_pair, nll, row_stats, scale_row, target_state
+from fastnll.kernels.jit.arithmetic import pick
+from fastnll.kernels.jit.compiler import helper, kernel
+from fastnll.kernels.jit.emit import fill_row, scale_row
+from fastnll.kernels.jit.memory import store_i64, view
+from fastnll.kernels.jit.rows import lse_pair, nll, row_stats, target_term
 from fastnll.kernels.jit.vecmath import wide
 
 __all__ = ["absent_row", "cross_entropy_rows", "gradient_factor"]
@@ -32,11 +33,12 @@ def absent_row(task: Any, r: int, y: int, like: Any) -> None:
 @helper(inline=True)
 def gradient_factor(task: Any, r: int, weight: float) -> float:
     """Return what the gradient of row r's loss is multiplied by."""
-    return task.grad_scale * number_at(task.grad_weight, r, weight)
+    factor: float = task.grad_scale * number_at(task.grad_weight, r, weight)
+    return factor
 
 
 @helper
-def plain_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+def plain_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write loss and gradient of one row; return its weighted loss.
 
     loss = c (lse - x_t); d loss / d x_v = c (p_v - [v = t]), where p_t - 1 = -(sum of the others) / total,
@@ -47,7 +49,7 @@ def plain_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: 
     if weight == 0.0:
         absent_row(task, r, y, like)
         return 0.0
-    t = target_of(task, r)
+    t = target_of(task, o, i)
     base, k, others = row_stats(x, n, t, terms, 1 if task.out != 0 else 0, like)
     if t < 0 or others != others:
         # No class, or no distribution. The logsumexp may exist all the same.
@@ -56,15 +58,17 @@ def plain_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: 
         if task.out != 0:
             fill_row(y, n, math.nan, like)
         return math.nan
-    r_t, e_t = target_state(wide(view(x, n, like)[t]), base, k)
+    x_t = wide(view(x, n, like)[t])
+    e_t = target_term(x_t, base, k)
     total = others + e_t
-    put(task.lse, task.lse_code, r, lse_pair(base, k, total)[0])
+    if task.lse != 0:  # a logarithm that most calls do not need
+        put(task.lse, task.lse_code, r, lse_pair(base, k, total)[0])
     c = number_at(task.target_weight, r, 1.0)
-    loss = weight * c * nll(others, r_t, e_t) if c != 0.0 else 0.0
+    loss = weight * c * nll(others, e_t, x_t, base, k) if c != 0.0 else 0.0
     put(task.loss, task.loss_code, r, loss)
     if task.out != 0:
         factor = gradient_factor(task, r, weight) * c / total
-        scale_row(terms, y, n, pick(like, factor, factor), like)
+        scale_row(terms, y, n, factor, like)
         view(y, n, like)[t] = pick(like, -factor * others, -factor * others)
     return loss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "AHEAD",
     "BLOCK",
     "EXP6_F32",
     "EXP11_F64",
@@ -18,6 +19,7 @@ __all__ = [
     "LOG8_F64",
     "SEGMENT",
     "SMALL_V",
+    "STEP",
     "TILE",
 ]
 
@@ -57,14 +59,18 @@ LN2_SPLIT_F32: Final = (0.693359375, -0.000212192535, -1.90465421e-09)
 LN2_SPLIT_F64: Final = (0.69314718060195446, -4.2009150726810846e-11)
 LOG2_E: Final = 1.4426950408889634
 
-# Elements summed in one go in the compute dtype; such sums are added up in float64. 8 KB of float32.
+# Elements handled in one go where a row is walked in blocks: 8 KB of float32, in the first-level cache.
 BLOCK: Final = 2048
+# Bytes of logits summed in one go in the compute dtype, such sums being added up in float64; and how far
+# ahead of them memory is asked for.
+STEP: Final = 1024
+AHEAD: Final = 8192
 # Rows handled side by side where V is small or the class axis is not last; a row block.
 LANES: Final = 64
 # Classes of such a tile held at a time: 64 KB of float32.
 SEGMENT: Final = 256
-# Scratch of such a tile, in float32: itself, a row of it, ten numbers a lane, and five of 8 bytes.
-LANE_WORDS: Final = SEGMENT * LANES + SEGMENT + (10 + 2 * 5) * LANES
+# Scratch of such a tile, in float32: itself, a row of it, ten numbers a lane, and eight of 8 bytes.
+LANE_WORDS: Final = SEGMENT * LANES + SEGMENT + (10 + 2 * 8) * LANES
 # Up to here rows go side by side: a row's own overhead is about that of 64 elements.
 SMALL_V: Final = 64
 # Rows fetched together where the classes of a row lie further apart than neighbouring rows: a cache line.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastnll.kernels.jit.arithmetic import widest
+from fastnll.kernels.jit.compiler import helper, kernel
 from fastnll.kernels.jit.constants import BLOCK
-from fastnll.kernels.jit.formats import read_row, view, write_row
-from fastnll.kernels.jit.intrinsics import helper, pick, widest
-from fastnll.kernels.jit.kernels import kernel
+from fastnll.kernels.jit.formats import read_row, write_row
+from fastnll.kernels.jit.memory import view
 
 __all__ = ["scan", "sgd"]
 
@@ -41,7 +42,7 @@ def _direction(p: Any, g: Any, b: Any, n: int, s: Any, momentum: int, first: int
 
 @kernel
 def sgd(
-    places: Any, codes: Any, steps: Any, numbers: Any, flags: Any, start: int, stop: int, work: Any
+    places: Any, codes: Any, steps: Any, numbers: Any, flags: Any, start: int, stop: int, work: Any, stamp: Any
 ) -> None:
     """Take a step for elements start .. stop - 1.
 
@@ -52,6 +53,10 @@ def sgd(
     numbers : (5,) array of the compute dtype
     flags : (3,) int64 array
         Whether there is momentum, whether this is the first step, whether it is Nesterov's.
+    start, stop : int
+    work : (3 * BLOCK,) array of the compute dtype
+    stamp : array
+        `records.STAMP`.
     """
     p, g, b = work[:BLOCK], work[BLOCK : 2 * BLOCK], work[2 * BLOCK : 3 * BLOCK]
     for at in range(start, stop, BLOCK):
@@ -80,7 +85,7 @@ def _count(targets: Any, n_classes: int, ignore: Any, ignoring: bool) -> tuple[i
 
 @kernel
 def scan(
-    address: int, n: int, n_classes: int, ignore: Any, ignoring: bool, start: int, stop: int
+    address: int, n: int, n_classes: int, ignore: Any, ignoring: bool, start: int, stop: int, stamp: Any
 ) -> tuple[int, int, int]:
     """Return how many of n contiguous targets, from start to stop, are ignored or bad; and the first bad one.
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray
-from numba.core import types
-from numba.extending import intrinsic
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types as numba_types
 
-from fastnll.kernels.jit.intrinsics import (
-    helper,
-    load_f32,
-    load_f64,
-    load_u16,
-    pick,
-    pointer,
-    store_f32,
-    store_f64,
-    store_u16,
-)
+from fastnll.kernels.jit.arithmetic import pick
+from fastnll.kernels.jit.compiler import helper, instruction
+from fastnll.kernels.jit.memory import load_f32, load_f64, load_u16, store_f32, store_f64, store_u16, view
 
-__all__ = ["bf16_to_f32", "f16_to_f32", "f32_to_bf16", "f32_to_f16", "read_float", "read_row", "table", "view", "write_row"]
+__all__ = [
+    "bf16_to_f32",
+    "f16_to_f32",
+    "f32_to_bf16",
+    "f32_to_f16",
+    "read_float",
+    "read_row",
+    "write_float",
+    "write_row",
+]
 
+types: Any = numba_types
 _I32, _I16, _F32 = ir.IntType(32), ir.IntType(16), ir.FloatType()
 
 
@@ -35,7 +35,7 @@ def _i32(value: int) -> Any:
     return ir.Constant(_I32, value)
 
 
-@intrinsic
+@instruction
 def bf16_to_f32(typingctx: Any, h: Any) -> Any:
     """Return the float32 whose upper half the word is."""
     if h != types.uint16:
@@ -47,7 +47,7 @@ def bf16_to_f32(typingctx: Any, h: Any) -> Any:
     return types.float32(h), codegen
 
 
-@intrinsic
+@instruction
 def f16_to_f32(typingctx: Any, h: Any) -> Any:
     """Return the float32 of a float16 word."""
     if h != types.uint16:
@@ -69,7 +69,7 @@ def _odd_bit(b: Any, bits: Any, position: int) -> Any:
     return b.and_(b.lshr(bits, _i32(position)), _i32(1))
 
 
-@intrinsic
+@instruction
 def f32_to_bf16(typingctx: Any, x: Any) -> Any:
     """Return the word of the nearest bfloat16 (ties to even)."""
     if x != types.float32:
@@ -85,7 +85,7 @@ def f32_to_bf16(typingctx: Any, x: Any) -> Any:
     return types.uint16(x), codegen
 
 
-@intrinsic
+@instruction
 def f32_to_f16(typingctx: Any, x: Any) -> Any:
     """Return the word of the nearest float16 (ties to even)."""
     if x != types.float32:
@@ -106,18 +106,6 @@ def f32_to_f16(typingctx: Any, x: Any) -> Any:
         return b.trunc(b.or_(result, b.and_(b.lshr(bits, _i32(16)), _i32(0x8000))), _I16)
 
     return types.uint16(x), codegen
-
-
-@helper(inline=True)
-def view(address: int, n: int, like: Any) -> Any:
-    """Return n contiguous elements at an address as an array of `like`'s element type."""
-    return carray(pointer(address, like), (n,))
-
-
-@helper(inline=True)
-def table(address: int, rows: int, columns: int, like: Any) -> Any:
-    """Return contiguous rows of elements at an address as a two-dimensional array."""
-    return carray(pointer(address, like), (rows, columns))
 
 
 @helper(inline=True)

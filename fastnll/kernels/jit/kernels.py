@@ -9,32 +9,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
-
 from fastnll.kernels.jit.access import put, row_loop
-from fastnll.kernels.jit.constants import BLOCK
-from fastnll.kernels.jit.formats import read_float, view
-from fastnll.kernels.jit.intrinsics import helper, load_i64, pick, widest
-from fastnll.kernels.jit.rows import fill_row, log_row, lse_pair, row_stats, row_sum, scale_row
+from fastnll.kernels.jit.arithmetic import pick, widest
+from fastnll.kernels.jit.compiler import helper, kernel
+from fastnll.kernels.jit.constants import BLOCK, STEP
+from fastnll.kernels.jit.emit import fill_row, log_row, minus_pair, scale_row
+from fastnll.kernels.jit.formats import read_float
+from fastnll.kernels.jit.memory import load_i64, view
+from fastnll.kernels.jit.rows import lse_pair, row_stats, row_sum
 from fastnll.kernels.jit.vecmath import exp_from, exp_range, wide
 
-__all__ = ["gather_normalised", "gather_rows", "kernel", "softmax_rows", "vjp_rows"]
-
-
-def kernel(function: Any) -> Any:
-    """Compile an op's loop without the interpreter's lock, and keep the machine code for the next process.
-
-    Where no folder can be written (a read-only installation and no home), it is compiled in each process.
-    """
-    options = {"error_model": "numpy", "nogil": True, "fastmath": False}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        return numba.njit(**options)(function)
+__all__ = ["gather_normalised", "gather_rows", "softmax_rows", "vjp_rows"]
 
 
 @helper
-def softmax_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+def softmax_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write softmax(x) or log_softmax(x) and the logsumexp of one row."""
     n = task.classes
     keep = 1 if task.out != 0 and task.log == 0 else 0
@@ -47,12 +36,12 @@ def softmax_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like
         elif task.log != 0:
             log_row(x, y, n, lse, rest, like)
         else:
-            scale_row(terms, y, n, pick(like, 1.0 / total, 1.0 / total), like)
+            scale_row(terms, y, n, 1.0 / total, like)
     return 0.0
 
 
 @helper(sums=True)
-def _dot(g: int, y: int, n: int, like: Any) -> float:
+def _dot(g: int, y: int, n: int, like: Any) -> Any:
     widest()
     row, other = view(g, n, like), view(y, n, like)
     total = pick(like, 0.0, 0.0)
@@ -78,15 +67,16 @@ def _vjp_block(y: int, g: int, out: int, n: int, total: Any, log: int, buffer: i
 
 
 @helper
-def vjp_row(task: Any, r: int, y: int, g: int, out: int, terms: int, like: Any) -> float:
+def vjp_row(task: Any, r: int, o: int, i: int, y: int, g: int, out: int, terms: int, like: Any) -> float:
     """Write g - exp(y) sum(g), or y (g - sum(g y)), of one row."""
     n, size = task.classes, like.itemsize
     total = 0.0
     if task.log != 0:
         total = row_sum(g, n, like)
     else:
-        for b in range(0, n, BLOCK):
-            total += _dot(g + b * size, y + b * size, min(BLOCK, n - b), like)
+        step = STEP // size
+        for b in range(0, n, step):
+            total += _dot(g + b * size, y + b * size, min(step, n - b), like)
     factor = pick(like, total, total)
     for b in range(0, n, BLOCK):
         at = b * size
@@ -95,17 +85,17 @@ def vjp_row(task: Any, r: int, y: int, g: int, out: int, terms: int, like: Any) 
 
 
 @helper
-def gather_row(task: Any, r: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
+def gather_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write x at each id minus the row's logsumexp; 0 at absent ids."""
     base, k, total = row_stats(x, task.classes, -1, terms, 0, like)
     lse, rest = lse_pair(base, k, total)
     row = view(x, task.classes, like)
-    for i in range(task.ids_count):
-        at = r * task.ids_count + i
+    for j in range(task.ids_count):
+        at = r * task.ids_count + j
         v = load_i64(task.ids + 8 * at)
         value = 0.0
         if 0 <= v < task.classes:
-            value = math.nan if total != total else (wide(row[v]) - lse) - rest
+            value = math.nan if total != total else minus_pair(wide(row[v]), lse, rest)
         put(task.picked, task.picked_code, at, value)
     return 0.0
 

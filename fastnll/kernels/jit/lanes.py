@@ -13,19 +13,28 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from fastnll.kernels.jit.arithmetic import as_float, as_int, bits_of, pick, round_shifted, unshifted, widest
+from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LANES
-from fastnll.kernels.jit.formats import read_row, view, write_row
-from fastnll.kernels.jit.intrinsics import as_float, as_int, bits_of, helper, pick, round_shifted, unshifted, widest
+from fastnll.kernels.jit.emit import minus_pair
+from fastnll.kernels.jit.formats import read_row, write_row
+from fastnll.kernels.jit.memory import prefetch_read, prefetch_write, view
 from fastnll.kernels.jit.rows import LIMITS, exp64
 from fastnll.kernels.jit.vecmath import LN2, exp_from, exp_range, wide
 
 __all__ = ["add_segment", "add_terms", "load_tile", "scale_tile", "store_tile", "subtract_tile"]
+
+# Terms added one after the other in the compute dtype; such sums are added in float64.
+_ADDED = 32
+# Classes asked for in advance where each is a piece of memory of its own.
+_AHEAD = 16
 
 
 @helper
 def load_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: Any) -> None:
     """Fetch classes first .. first + n - 1 of rows r .. r + m - 1; further lanes keep what they hold."""
     size, step = tile.itemsize, task.x_class
+    code = 1 if size == 4 else 0  # of the compute dtype
     o = r // task.inner
     i = r - o * task.inner
     lane = 0
@@ -36,7 +45,14 @@ def load_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: Any
         if abs(task.x_inner) < abs(step):
             at = tile.ctypes.data + lane * size
             for v in range(n):
+                for line in range(0, count * task.x_inner, 64):
+                    prefetch_read(x + (v + _AHEAD) * step + line)
                 read_row(x + v * step, task.x_inner, task.x_code, view(at + v * LANES * size, count, tile))
+        elif step == size and task.x_code == code:
+            for j in range(lane, lane + count):
+                source = view(x + (j - lane) * task.x_inner, n, tile)
+                for v in range(n):
+                    tile[v * LANES + j] = source[v]
         else:
             for j in range(lane, lane + count):
                 read_row(x + (j - lane) * task.x_inner, step, task.x_code, row[:n])
@@ -51,6 +67,7 @@ def load_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: Any
 def store_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: Any) -> None:
     """Write a tile to the same classes of the same rows of the output."""
     size, step = tile.itemsize, task.out_class
+    code = 1 if size == 4 else 0
     o = r // task.inner
     i = r - o * task.inner
     lane = 0
@@ -60,7 +77,14 @@ def store_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: An
         if abs(task.out_inner) < abs(step):
             at = tile.ctypes.data + lane * size
             for v in range(n):
+                for line in range(0, count * task.out_inner, 64):
+                    prefetch_write(out + (v + _AHEAD) * step + line)
                 write_row(view(at + v * LANES * size, count, tile), out + v * step, task.out_inner, task.out_code)
+        elif step == size and task.out_code == code:
+            for j in range(lane, lane + count):
+                target = view(out + (j - lane) * task.out_inner, n, tile)
+                for v in range(n):
+                    target[v] = tile[v * LANES + j]
         else:
             for j in range(lane, lane + count):
                 for v in range(n):
@@ -81,11 +105,11 @@ def _raise_maximum(tile: Any, n: int, m: Any) -> None:
 
 
 @helper
-def _set_reference(lanes: Any) -> None:
+def _set_reference(lanes: Any, alone: bool) -> None:
     m, k, base, low, bits = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
     zero, limit = pick(lanes, 0.0, 0.0), pick(lanes, LIMITS[0], LIMITS[1])
     for j in range(LANES):
-        near = abs(m[j]) <= limit
+        near = abs(m[j]) <= limit and not alone
         base[j] = zero if near or m[j] == -math.inf else m[j]
         power = unshifted(round_shifted(m[j] if near else zero))
         k[j] = power
@@ -104,10 +128,15 @@ def _rescale(lanes: Any, total: Any) -> None:
 
 @helper
 def add_terms(tile: Any, n: int, lanes: Any) -> None:
-    """Replace logits by exp(x - base) 2^-k and add them to row 7; no term is above 1.5."""
+    """Replace the logits of n classes by exp(x - base) 2^-k and write their sums to row 7.
+
+    No term is above 1.5.
+    """
     widest()
     base, low, bits, s = lanes[2], lanes[3], lanes[4], lanes[7]
-    top = pick(lanes, math.inf, math.inf)
+    zero, top = pick(lanes, 0.0, 0.0), pick(lanes, math.inf, math.inf)
+    for j in range(LANES):
+        s[j] = zero
     for v in range(n):
         for j in range(LANES):
             term = exp_from(tile[v * LANES + j] - base[j], low[j], top, as_int(bits[j]))
@@ -116,21 +145,22 @@ def add_terms(tile: Any, n: int, lanes: Any) -> None:
 
 
 @helper
-def add_segment(tile: Any, n: int, lanes: Any, total: Any) -> None:
+def add_segment(tile: Any, n: int, lanes: Any, total: Any, alone: bool) -> None:
     """Add a segment's terms to the lane totals and leave them in the tile.
 
-    Before the first segment the caller sets m, and `total` to 0.
+    Before the first segment the caller sets m, and `total` to 0. `alone`: there is one class only, whose
+    term must be 1 exactly.
     """
     _raise_maximum(tile, n, lanes[0])
     for j in range(LANES):
         lanes[5, j] = lanes[1, j]
         lanes[6, j] = lanes[2, j]
-        lanes[7, j] = pick(lanes, 0.0, 0.0)
-    _set_reference(lanes)
+    _set_reference(lanes, alone)
     _rescale(lanes, total)
-    add_terms(tile, n, lanes)
-    for j in range(LANES):
-        total[j] += lanes[7, j]
+    for first in range(0, n, _ADDED):
+        add_terms(tile[first * LANES :], min(_ADDED, n - first), lanes)
+        for j in range(LANES):
+            total[j] += lanes[7, j]
 
 
 @helper
@@ -143,15 +173,10 @@ def scale_tile(tile: Any, n: int, factor: Any) -> None:
             tile[v * LANES + j] = zero if factor[j] == zero else tile[v * LANES + j] * factor[j]
 
 
-@helper(inline=True)
-def _minus(x: Any, high: Any, low: Any) -> Any:
-    return (x - high) - low
-
-
 @helper
 def subtract_tile(tile: Any, n: int, high: Any, low: Any) -> None:
     """Subtract each lane's (high + low)."""
     widest()
     for v in range(n):
         for j in range(LANES):
-            tile[v * LANES + j] = _minus(tile[v * LANES + j], high[j], low[j])
+            tile[v * LANES + j] = minus_pair(tile[v * LANES + j], high[j], low[j])

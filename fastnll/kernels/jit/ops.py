@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.dtypes import FLOATS
 from fastnll.kernels.jit import ce_general, ce_rows, elementwise, kernels, lane_kernels, pool
 from fastnll.kernels.jit.constants import BLOCK, LANE_WORDS, LANES, SMALL_V
-from fastnll.kernels.jit.records import Record, new_record
+from fastnll.kernels.jit.records import STAMP, Record, float_type, new_record
 from fastnll.kernels.spec import ROW_BLOCK, CrossEntropyTask, GatherTask, SgdTask, SoftmaxTask, TargetScan, VjpTask
 
 __all__ = ["cross_entropy", "gather", "logsumexp", "scan_targets", "sgd_update", "softmax", "softmax_vjp"]
@@ -46,10 +45,12 @@ def softmax(task: SoftmaxTask) -> None:
 
 
 def _side_by_side(x: Array) -> bool:
-    """Return whether rows go side by side (see `lanes`): a question of shape and strides alone."""
-    outer, inner, v = x.shape
-    step = x.strides[1] if inner > 1 else x.strides[0]
-    return v <= SMALL_V or abs(step) < abs(x.strides[2])
+    """Return whether rows go side by side (see `lanes`).
+
+    A question of the classes alone: with the number of rows in it, results would depend on how a batch
+    is split.
+    """
+    return x.shape[2] <= SMALL_V or abs(x.strides[2]) > x.dtype.itemsize
 
 
 def _softmax(task: SoftmaxTask, out: Array | None) -> None:
@@ -159,19 +160,19 @@ def _soft_targets(task: CrossEntropyTask, record: Record) -> None:
 
 def sgd_update(task: SgdTask) -> None:
     """Take one step of `SgdTask`."""
-    compute = FLOATS[task.param.dtype.name].compute
+    compute = float_type(task.param.dtype).compute
     momentum = task.buffer is not None
     buffer = task.param if task.buffer is None else task.buffer
     arrays = (task.param, task.grad, buffer)
     places = np.array([a.ctypes.data for a in arrays])
-    codes = np.array([FLOATS[a.dtype.name].code for a in arrays])
+    codes = np.array([float_type(a.dtype).code for a in arrays])
     steps = np.array([a.dtype.itemsize for a in arrays])
     scale = -task.grad_scale if task.maximize else task.grad_scale
     numbers = np.array([task.lr, task.momentum, 1.0 - task.dampening, task.weight_decay, scale], compute)
     flags = np.array([momentum, task.first_step, task.nesterov], np.int64)
 
     def work(start: int, stop: int) -> None:
-        elementwise.sgd(places, codes, steps, numbers, flags, start, stop, pool.scratch(3 * BLOCK, compute))
+        elementwise.sgd(places, codes, steps, numbers, flags, start, stop, pool.scratch(3 * BLOCK, compute), STAMP)
 
     pool.run(work, pool.ranges(task.param.size, 1, task.threads, BLOCK), task.threads)
 
@@ -185,7 +186,7 @@ def scan_targets(targets: Array, n_classes: int, ignore: int | None, threads: in
     found: list[tuple[int, int, int]] = []
 
     def work(start: int, stop: int) -> None:
-        found.append(elementwise.scan(flat.ctypes.data, flat.size, n_classes, number, ignoring, start, stop))
+        found.append(elementwise.scan(flat.ctypes.data, flat.size, n_classes, number, ignoring, start, stop, STAMP))
 
     pool.run(work, pool.ranges(flat.size, 1, threads, BLOCK), threads)
     first = min((position for _, _, position in found if position >= 0), default=-1)

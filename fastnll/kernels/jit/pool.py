@@ -96,7 +96,7 @@ def run(work: Callable[[int, int], None], parts: list[tuple[int, int]], threads:
     try:
         pool = _executor()
         for _ in range(helpers):
-            futures.append(pool.submit(drain))
+            futures.append(pool.submit(drain))  # noqa: PERF401 (those submitted before an error count)
     except RuntimeError:
         pass  # the interpreter is shutting down, or can start no thread: the calling thread does the rest
     try:

@@ -6,6 +6,7 @@ which arrays there are) is a number in the record. An address of 0 means "not th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.dtypes import FLOATS, INTEGERS
+from fastnll.dtypes import FLOATS, INTEGERS, FloatType
 from fastnll.kernels.jit.constants import BLOCK, TILE
 
-__all__ = ["ROWS", "Record", "new_record"]
+__all__ = ["ROWS", "STAMP", "Record", "float_type", "new_record"]
 
 Array = npt.NDArray[Any]
 
@@ -44,12 +45,17 @@ _INTEGERS = (
     *("loss", "loss_code", "row_loss", "block_sums", "lse", "lse_code", "entropy", "entropy_code", "argmax", "rank"),
 )
 _FLOATS = ("grad_scale", "smoothing", "z_loss", "temperature", "softcap")
-ROWS = np.dtype(
-    [(name, np.int64) for name in _INTEGERS]
-    + [(name, np.float64) for name in _FLOATS]
-    + [(f"source_{_source_digest()}", np.int64)]
-)
-_CODES = {name: i for i, name in enumerate(INTEGERS)}
+_DIGEST = (f"source_{_source_digest()}", np.int64)
+ROWS = np.dtype([(name, np.int64) for name in _INTEGERS] + [(name, np.float64) for name in _FLOATS] + [_DIGEST])
+# For kernels that take no record: an argument of which only the type counts.
+STAMP = np.zeros(0, np.dtype([_DIGEST]))
+_CODES = {np.dtype(name): i for i, name in enumerate(INTEGERS)}
+
+
+@functools.cache
+def float_type(dtype: np.dtype[Any]) -> FloatType:
+    """Return the policy of a storage dtype; NumPy puts a dtype's name together anew each time."""
+    return FLOATS[dtype.name]
 
 
 class Record:
@@ -69,7 +75,7 @@ class Record:
     def __init__(self, x: Array) -> None:
         self.array = np.zeros(1, ROWS)
         self.fields: dict[str, float] = {}
-        self.compute = FLOATS[x.dtype.name].compute
+        self.compute = float_type(x.dtype).compute
         self.words = 0
         self.keep: list[Array] = []
 
@@ -78,7 +84,7 @@ class Record:
         f = self.fields
         f[name] = a.ctypes.data
         f[f"{name}_outer"], f[f"{name}_inner"], f[f"{name}_class"] = a.strides
-        f[f"{name}_code"] = FLOATS[a.dtype.name].code if a.dtype != bool else 0
+        f[f"{name}_code"] = float_type(a.dtype).code if a.dtype != bool else 0
 
     def vector(self, name: str, a: Array | None, code: bool = False) -> None:
         """Put a contiguous vector with one element (or K) a row; nothing where None."""
@@ -86,14 +92,14 @@ class Record:
             return
         self.fields[name] = a.ctypes.data
         if code:
-            self.fields[f"{name}_code"] = FLOATS[a.dtype.name].code
+            self.fields[f"{name}_code"] = float_type(a.dtype).code
 
     def targets(self, a: Array | None) -> None:
         """Put (outer, inner) integers of any dtype."""
         if a is None:
             return
         f = self.fields
-        f["targets"], f["targets_code"] = a.ctypes.data, _CODES[a.dtype.name]
+        f["targets"], f["targets_code"] = a.ctypes.data, _CODES[a.dtype]
         f["targets_outer"], f["targets_inner"] = a.strides
 
     def finish(self) -> Array:

@@ -1,4 +1,4 @@
-"""The two row primitives: the state of a row (reference power, sum of exponentials), and what it writes.
+"""The first row primitive: the state of a row, from one read of it.
 
 Rows are addresses of contiguous elements of the compute dtype, which `like` (any array of it) names.
 The state of a row is (base, k, total): sum_v exp(x_v) = total * exp(base) * 2^k, with base 0 unless the
@@ -15,44 +15,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastnll.kernels.jit.constants import BLOCK
-from fastnll.kernels.jit.formats import view
-from fastnll.kernels.jit.intrinsics import (
-    HAS_FMA,
-    fma,
-    from_key,
-    helper,
-    order_key,
-    pick,
-    round_shifted,
-    unshifted,
-    widest,
-)
-from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_from, exp_range, log1p_unit, log_positive, wide
+import numpy as np
 
-__all__ = [
-    "LIMITS",
-    "exp64",
-    "fill_row",
-    "log_row",
-    "lse_pair",
-    "nll",
-    "row_max",
-    "row_stats",
-    "row_sum",
-    "scale_row",
-    "target_state",
-]
+from fastnll.kernels.jit.arithmetic import fma, from_key, order_key, pick, round_shifted, unshifted, widest
+from fastnll.kernels.jit.compiler import HAS_FMA, helper
+from fastnll.kernels.jit.constants import BLOCK, STEP
+from fastnll.kernels.jit.memory import fetch_ahead, view
+from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_from, exp_range, log1p_unit, log_parts, wide
+
+__all__ = ["LIMITS", "exp64", "lse_pair", "nll", "row_max", "row_stats", "row_sum", "target_term"]
 
 # Largest |x| for which x - n ln 2 is exact to an ulp of the reduced argument, in float32 and float64.
 LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
 # Sums above this are done again: 1 / sum must stay a normal number, with room for small weights.
 _TOP = (2.0**60, 2.0**500)
-_GROUP = 64
 
 
 @helper(sums=True)
-def _block_sum(x: int, n: int, like: Any) -> float:
+def _block_sum(x: int, n: int, like: Any) -> Any:
     widest()
     row = view(x, n, like)
     total = pick(like, 0.0, 0.0)
@@ -65,8 +45,9 @@ def _block_sum(x: int, n: int, like: Any) -> float:
 def row_sum(x: int, n: int, like: Any) -> float:
     """Return the sum of n elements, block sums in float64."""
     total = 0.0
-    for b in range(0, n, BLOCK):
-        total += _block_sum(x + b * like.itemsize, min(BLOCK, n - b), like)
+    step = STEP // like.itemsize
+    for b in range(0, n, step):
+        total += _block_sum(x + b * like.itemsize, min(step, n - b), like)
     return total
 
 
@@ -83,7 +64,7 @@ def row_max(x: int, n: int, like: Any) -> Any:
 
 
 @helper(sums=True)
-def _sum_exp(x: int, e: int, n: int, low: Any, high: Any, bits: Any, like: Any) -> float:
+def _sum_exp(x: int, e: int, n: int, low: Any, high: Any, bits: Any, like: Any) -> Any:
     """Write exp(x) 2^-k to e and return the sum; vector accumulators of the compute dtype."""
     widest()
     row, terms = view(x, n, like), view(e, n, like)
@@ -96,12 +77,14 @@ def _sum_exp(x: int, e: int, n: int, low: Any, high: Any, bits: Any, like: Any) 
 
 
 @helper(sums=True)
-def _sum_exp_except(x: int, e: int, n: int, skip: int, low: Any, high: Any, bits: Any, like: Any) -> float:
+def _sum_exp_except(x: int, e: int, n: int, skip: int, low: Any, high: Any, bits: Any, like: Any) -> Any:
     """Do the same with element `skip` written, and counted, as 0."""
+    widest()
     row, terms = view(x, n, like), view(e, n, like)
     total = zero = pick(like, 0.0, 0.0)
+    left_out = np.int32(skip)  # of float32's size, so that a comparison of vectors is one instruction
     for v in range(n):
-        term = zero if v == skip else exp_from(row[v], low, high, bits)
+        term = zero if np.int32(v) == left_out else exp_from(row[v], low, high, bits)
         terms[v] = term
         total += term
     return total
@@ -116,21 +99,16 @@ def _exp_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -> fl
     """
     low, high, bits = exp_range(k)
     size = like.itemsize
-    # The element left out costs a comparison per element: only its own group of 64 pays.
-    group = t // _GROUP * _GROUP if t >= 0 else -1
+    step = STEP // size
     total = 0.0
-    b = 0
-    while b < n:
-        stop = min(b + BLOCK, n)
-        if b < group < stop:
-            stop = group
+    for b in range(0, n, step):
+        m = min(step, n - b)
         at = e + keep * b * size
-        if b == group:
-            stop = min(b + _GROUP, n)
-            total += _sum_exp_except(x + b * size, at, stop - b, t - b, low, high, bits, like)
+        fetch_ahead(x + b * size)
+        if b <= t < b + m:
+            total += _sum_exp_except(x + b * size, at, m, t - b, low, high, bits, like)
         else:
-            total += _sum_exp(x + b * size, at, stop - b, low, high, bits, like)
-        b = stop
+            total += _sum_exp(x + b * size, at, m, low, high, bits, like)
     return total
 
 
@@ -158,7 +136,7 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
     for attempt in range(2):
         if attempt == 1:
             ref = row_max(x, n, like)
-        if abs(ref) <= limit:
+        if abs(ref) <= limit and n > 1:
             k = unshifted(round_shifted(ref))
             total = _exp_sum(x, n, t, e, keep, k, like)
             if total < top:
@@ -168,7 +146,10 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
 
 @helper
 def _careful_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[float, float, float]:
-    """Return the state of a row with NaN, infinity or numbers beyond `LIMITS`."""
+    """Return the state of a row with NaN, infinity or numbers beyond `LIMITS`, or of one element.
+
+    That one's term must be 1 exactly.
+    """
     row, terms = view(x, n, like), view(e, n if keep else BLOCK, like)
     top = row[0]
     for v in range(n):
@@ -191,25 +172,28 @@ def _careful_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tupl
 def exp64(x: float) -> float:
     """Return exp(x) in float64; 0 below -709."""
     low, high, bits = exp_range(0.0)
-    return exp_from(x, low, high, bits)
+    result: float = exp_from(x, low, high, bits)
+    return result
 
 
 @helper(inline=True)
-def target_state(x_t: float, base: float, k: float) -> tuple[float, float]:
-    """Return x_t and exp(x_t) relative to a row's state."""
-    r_t = fma(-k, LN2_LOW, fma(-k, LN2, x_t - base))
-    return r_t, exp64(r_t)
+def target_term(x_t: float, base: float, k: float) -> float:
+    """Return exp(x_t) relative to a row's state."""
+    return exp64(fma(-k, LN2_LOW, fma(-k, LN2, x_t - base)))
 
 
 @helper(inline=True)
-def nll(others: float, r_t: float, e_t: float) -> float:
-    """Return logsumexp(x) - x_t from the sum of the other terms and the target's own.
+def nll(others: float, e_t: float, x_t: float, base: float, k: float) -> float:
+    """Return logsumexp(x) - x_t from a row's state without the target, and the target's own term.
 
     log1p(others / e_t) keeps the relative accuracy of rows that are nearly certain.
     """
     if others < e_t:
         return log1p_unit(others / e_t)
-    return log_positive(others + e_t) - r_t
+    n, rest = log_parts(others + e_t)
+    power = k + n
+    loss: float = rest - fma(-power, LN2_LOW, fma(-power, LN2, x_t - base))
+    return loss
 
 
 @helper(inline=True)
@@ -217,51 +201,11 @@ def lse_pair(base: float, k: float, total: float) -> tuple[float, float]:
     """Return a row's logsumexp as the sum of two float64, the second far below the first."""
     if total != total:
         return base, 0.0
-    # base or k is 0.
-    a = fma(k, LN2, base)
-    rest = fma(k, LN2, base - a) + k * LN2_LOW
-    b = log_positive(total)
+    n, b = log_parts(total)
+    power = k + n
+    # base + power ln 2 is a + rest: base is 0, or k is and n is small.
+    a = fma(power, LN2, base)
+    rest = fma(power, LN2, base - a) + power * LN2_LOW
     high = a + b
     back = high - a
     return high, (a - (high - back)) + (b - back) + rest
-
-
-@helper
-def scale_row(e: int, y: int, n: int, scale: Any, like: Any) -> None:
-    """Write y = e * scale."""
-    terms, row = view(e, n, like), view(y, n, like)
-    if e == y:
-        for v in range(n):
-            row[v] *= scale
-    else:
-        for v in range(n):
-            row[v] = terms[v] * scale
-
-
-@helper(inline=True)
-def _minus(x: Any, high: Any, low: Any) -> Any:
-    return (x - high) - low
-
-
-@helper
-def log_row(x: int, y: int, n: int, lse: float, rest: float, like: Any) -> None:
-    """Write y = x - (lse + rest): with both parts, as exact as the compute dtype can say it."""
-    row, out = view(x, n, like), view(y, n, like)
-    high = pick(like, lse, lse)
-    low = pick(like, (lse - high) + rest, (lse - high) + rest)
-    if x == y:
-        # One array: LLVM compares addresses before it takes the vector loop, and these would overlap.
-        for v in range(n):
-            out[v] = _minus(out[v], high, low)
-    else:
-        for v in range(n):
-            out[v] = _minus(row[v], high, low)
-
-
-@helper
-def fill_row(y: int, n: int, value: float, like: Any) -> None:
-    """Write one value to a whole row."""
-    row = view(y, n, like)
-    number = pick(like, value, value)
-    for v in range(n):
-        row[v] = number

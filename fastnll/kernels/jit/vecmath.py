@@ -9,23 +9,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastnll.kernels.jit.constants import LN2_F64, LOG8_F64
-from fastnll.kernels.jit.intrinsics import (
+from fastnll.kernels.jit.arithmetic import (
     as_float,
     as_int,
     bits_of,
     exp_polynomial,
     expm1_polynomial,
     fma,
-    helper,
     pick,
     power,
     reduce_by_ln2,
     round_shifted,
     unshifted,
 )
+from fastnll.kernels.jit.compiler import helper
+from fastnll.kernels.jit.constants import LN2_F64, LOG8_F64
 
-__all__ = ["exp_from", "exp_range", "log1p_unit", "log_positive", "tanh", "wide"]
+__all__ = ["exp_from", "exp_range", "log1p_unit", "log_parts", "tanh", "wide"]
 
 LN2, LN2_LOW = LN2_F64
 _SQRT_HALF = 0x3FE6A09E667F3BCD
@@ -36,7 +36,8 @@ _C1, _C2, _C3, _C4, _C5, _C6, _C7 = LOG8_F64[1:]
 @helper(inline=True)
 def wide(x: Any) -> float:
     """Return a number as float64; Numba's ``float`` leaves a float32 what it is."""
-    return pick(1.0, x, x)
+    number: float = pick(1.0, x, x)
+    return number
 
 
 @helper(inline=True)
@@ -83,17 +84,21 @@ def _log_near_one(u: float) -> float:
     q = fma(fma(fma(_C7, z, _C6), z, _C5), z, _C4)
     q = z * fma(fma(fma(q, z, _C3), z, _C2), z, _C1)
     half = 0.5 * u * u
-    return u - (half - s * (half + q))
+    result: float = u - (half - s * (half + q))
+    return result
 
 
 @helper(inline=True)
-def log_positive(x: float) -> float:
-    """Return log(x) of a positive normal float64; NaN for NaN."""
+def log_parts(x: float) -> tuple[float, float]:
+    """Return (n, l) with log(x) = n ln 2 + l and |l| <= ln(2) / 2, x a positive normal float64.
+
+    For whoever has other multiples of ln 2 to add: n + k is exact, and l is small. NaN gives a NaN.
+    """
     bits = as_int(x)
     n = (bits - _SQRT_HALF) >> 52
     exponent = as_float(n + as_int(_SHIFT)) - _SHIFT
     m = as_float(bits - (n << 52))
-    return fma(exponent, LN2, fma(exponent, LN2_LOW, _log_near_one(m - 1.0))) + (x - x)
+    return exponent, _log_near_one(m - 1.0) + (x - x)
 
 
 @helper(inline=True)

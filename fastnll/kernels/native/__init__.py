@@ -7,8 +7,9 @@ from fastnll.kernels.native._kernels import (
     logsumexp,
     scan_targets,
     sgd_update,
+    small_cross_entropy,
     softmax,
     softmax_vjp,
 )
 
-__all__ = ["cross_entropy", "gather", "isas", "logsumexp", "scan_targets", "sgd_update", "softmax", "softmax_vjp"]
+__all__ = ["cross_entropy", "gather", "isas", "logsumexp", "scan_targets", "sgd_update", "small_cross_entropy", "softmax", "softmax_vjp"]

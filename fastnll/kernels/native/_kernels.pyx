@@ -13,6 +13,8 @@ from libc.string cimport memset
 
 from fastnll.kernels.native._native cimport *
 
+import os
+
 import numpy as np
 
 from fastnll import config
@@ -23,10 +25,18 @@ cdef enum:
     MAX_TABLES = 8
     # Output of at least this many bytes bypasses the caches: it would not stay in them anyway.
     STREAM_BYTES = 1 << 25
+    # Rows shorter than this share too many lines with their neighbours, unless they start on line boundaries.
+    STREAM_ROW = 1 << 14
+    STREAM_ALIGNED_ROW = 1 << 9
+    # Largest batch that the short way in takes: it runs on one thread.
+    SMALL_ELEMENTS = 8192
+    ROW_BLOCKS = 8
 
 cdef const fnll_table *_tables[MAX_TABLES]
 cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
 cdef dict _table_index = {_tables[i].name.decode(): i for i in range(_n_tables)}
+cdef object _int64 = np.dtype(np.int64)
+cdef bint _default_env = not (os.environ.get("FASTNLL_BACKEND") or os.environ.get("FASTNLL_ISA"))
 cdef dict _float_codes = {name: float_type.code for name, float_type in FLOATS.items()}
 cdef dict _integer_codes = {name: code for code, name in enumerate(INTEGERS)}
 
@@ -97,8 +107,11 @@ cdef int _set_out(fnll_task *c, object out, object x) except -1:
         return 0
     _fill(&c.out, out, True)
     # Lines that were read are written back without being read again; others are better streamed.
-    c.stream = (c.out.p != c.x.p and c.out.cls == 1 and c.v * x.itemsize >= 1024
-                and c.outer * c.inner * c.v * x.itemsize >= STREAM_BYTES)
+    cdef int64_t row = c.v * x.itemsize, least = STREAM_ROW
+    if <size_t>c.out.p % 64 == 0 and c.out.inner * x.itemsize % 64 == 0 and c.out.outer * x.itemsize % 64 == 0:
+        least = STREAM_ALIGNED_ROW
+    c.stream = (c.out.p != c.x.p and c.out.cls == 1 and row >= least
+                and c.outer * c.inner * row >= STREAM_BYTES)
     return 0
 
 
@@ -340,6 +353,85 @@ def sgd_update(task):
             for item in prange(items, num_threads=threads, schedule="static"):
                 kernels.sgd(&u, param + item * chunk * size, grad + item * chunk * size,
                             buffer + item * chunk * size if buffer != NULL else NULL, min(chunk, n - item * chunk))
+
+
+cdef object _pinned_get = config.settings.get
+cdef object _unpinned = config.Settings()
+cdef object _float32 = np.dtype(np.float32)
+cdef object _float64 = np.dtype(np.float64)
+cdef object _empty_like = np.empty_like
+cdef object _ndarray = np.ndarray
+
+
+def small_cross_entropy(logits, targets, bint with_grad, out):
+    """Return (loss, gradient) of a small batch under default options, or None for whatever is not that.
+
+    A batch of a few rows takes well under a microsecond, all of the checks of the general path many: this
+    path takes only calls that need none of them, plain C-ordered (N, V) arrays with valid targets, and leaves
+    the rest, errors included, to the general one. Same kernels, same bits.
+    """
+    cdef fnll_task c
+    cdef Py_buffer view
+    cdef int64_t n, v, ignored = 0, bad = 0, first = -1, b
+    cdef int code, i
+    cdef double sums[ROW_BLOCKS]
+    cdef object dtype
+    if type(logits) is not _ndarray or type(targets) is not _ndarray or _pinned_get() != _unpinned or not _default_env:
+        return None
+    dtype = logits.dtype
+    if dtype is _float32:
+        i = 1
+    elif dtype is _float64:
+        i = 0
+    else:
+        return None
+    code = _integer_codes.get(targets.dtype.name, -1) if targets.dtype is not _int64 else 7
+    if code < 0:
+        return None
+    memset(&c, 0, sizeof(c))
+    PyObject_GetBuffer(targets, &view, PyBUF_STRIDES)
+    c.t.p = view.buf
+    if view.ndim == 1:
+        n = view.shape[0]
+        c.t.inner = view.strides[0] // view.itemsize
+        if c.t.inner * view.itemsize != view.strides[0]:
+            n = 0
+    else:
+        n = 0
+    PyBuffer_Release(&view)
+    if n == 0 or n > ROW_BLOCKS * FNLL_ROWS:
+        return None
+    PyObject_GetBuffer(logits, &view, PyBUF_STRIDES)
+    c.x.p = view.buf
+    v = view.shape[1] if view.ndim == 2 else 0
+    if view.ndim != 2 or view.shape[0] != n or v < 2 or view.strides[1] != view.itemsize or (
+            view.strides[0] != v * view.itemsize) or <size_t>view.buf % <size_t>view.itemsize:
+        v = 0
+    PyBuffer_Release(&view)
+    if v == 0 or v > FNLL_STACK or n * v > SMALL_ELEMENTS:
+        return None
+    fnll_scan(&c.t, code, 1, n, v, 1, -100, &ignored, &bad, &first)
+    if ignored or bad:
+        return None
+    if with_grad:
+        if out is None:
+            out = _empty_like(logits)
+        elif out is not logits:
+            return None
+        _fill(&c.out, out, True)
+    c.op = FNLL_CROSS_ENTROPY
+    c.outer, c.inner, c.v = 1, n, v
+    c.x.inner, c.x.cls = v, 1
+    if with_grad:
+        c.out.inner, c.out.cls = v, 1
+    c.t_code = code
+    c.temperature = 1.0
+    c.grad_scale = 1.0 / n
+    fnll_item(&_tables[_n_tables - 1].storage[i], &c, n, 0, sums, NULL)
+    cdef double total = 0.0
+    for b in range((n + FNLL_ROWS - 1) // FNLL_ROWS):
+        total += sums[b]
+    return total / n, out
 
 
 def scan_targets(targets, n_classes, ignore, threads=1):

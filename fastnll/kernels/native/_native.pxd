@@ -11,6 +11,7 @@ cdef extern from "native.h" nogil:
         FNLL_GATHER
         FNLL_BLOCK
         FNLL_ROWS
+        FNLL_STACK
         FNLL_COEFFICIENTS
 
     ctypedef struct fnll_array:

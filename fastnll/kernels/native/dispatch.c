@@ -22,7 +22,10 @@ int fnll_tables(const fnll_table **tables, int most) {
     return n;
 }
 
-int64_t fnll_scratch(int64_t v) { return v <= FNLL_STACK ? 0 : 3 * v * (int64_t)sizeof(double); }
+int64_t fnll_scratch(int64_t v) {
+    const int64_t kept = v > FNLL_KEEP_MOST ? 0 : v * (int64_t)sizeof(double);
+    return v <= FNLL_STACK ? 0 : 3 * v * (int64_t)sizeof(double) + (kept > FNLL_KEEP_BYTES ? kept : FNLL_KEEP_BYTES);
+ }
 
 void fnll_item(const fnll_kernels *kernels, const fnll_task *task, int64_t rows_per_item, int64_t item,
                double *block_sums, void *scratch) {

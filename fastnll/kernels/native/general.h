@@ -250,7 +250,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         return;
     }
     double shift = 0.0, x_t = hard ? (double)a[t] : 0.0;
-    fnll_block row = FS(row_stats)(a, n, hard ? t : -1);
+    fnll_block row = FS(row_stats)(a, n, hard ? t : -1, 0, 0);
     if (n == 1 || !is_plain(row, x_t, hard, (double)LIMIT)) {
         /* The careful path: off with the maximum, which also makes a row of one class exact. What is then below 2^-126 of the row's sum is 0. */
         const REAL m = FS(block_max)(a, n);
@@ -262,7 +262,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         a = scratch;
         shift = m;
         x_t = hard ? (double)a[t] : 0.0;
-        row = FS(row_stats)(a, n, hard ? t : -1);
+        row = FS(row_stats)(a, n, hard ? t : -1, 0, 0);
         if (!(row.sum > 0.0)) row = (fnll_block){0.0, 0.0}; /* all of the mass is the target's */
     }
     row_scalars s;
@@ -285,7 +285,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
 #if !S_IS_16
         if (task->out.cls == 1) to = out;
 #endif
-        FS(emit_row)(&rows, a, to, &s, 0, 1.0);
+        FS(emit_row)(&rows, a, 0, 0, to, &s, -1, 1.0);
 #if !S_IS_16
         if (task->out.cls == 1) return;
 #endif

@@ -71,10 +71,11 @@ static void finish(int n, const fnll_block *row, const double *x_t, int has_targ
 /* log p of a class from its logit. */
 inline_always double log_p(const row_scalars *s, double x) {
 #if HAS_FMA
-    return __builtin_fma(-s->k, LN2_HI, x) - s->tail;
+    const double r = __builtin_fma(-s->k, LN2_HI, x) - s->tail;
 #else
-    return (x - s->k * LN2_HI) - s->tail;
+    const double r = (x - s->k * LN2_HI) - s->tail;
 #endif
+    return r > 0.0 ? 0.0 : r;
 }
 
 inline_always int64_t read_target(const fnll_task *task, int64_t o, int64_t i) {
@@ -92,6 +93,15 @@ inline_always int64_t read_target(const fnll_task *task, int64_t o, int64_t i) {
     }
     default: return ((const int64_t *)task->t.p)[at];
     }
+}
+
+/* The targets of m neighbouring rows of one outer index. */
+static void read_targets(const fnll_task *task, int64_t o, int64_t i, int64_t m, int64_t *t) {
+    if (task->t_code == FNLL_I64 && task->t.inner == 1) {
+        memcpy(t, (const int64_t *)task->t.p + o * task->t.outer + i, (size_t)m * sizeof *t);
+        return;
+    }
+    for (int64_t j = 0; j < m; j++) t[j] = read_target(task, o, i + j);
 }
 
 inline_always double gradient_factor(const fnll_task *task, int64_t r) {

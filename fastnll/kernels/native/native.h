@@ -18,8 +18,14 @@ enum { FNLL_LSE, FNLL_SOFTMAX, FNLL_LOG_SOFTMAX, FNLL_CROSS_ENTROPY, FNLL_GATHER
 #define FNLL_ROWS 64
 /* Classes up to which rows go into vector lanes. */
 #define FNLL_SMALL 48
+/* Bytes ahead of the sum that lines are asked for: exponentials fill the window in which the core would otherwise see its next
+ * misses. Measured on a server with 2 MB of second-level cache: 1.2 times the speed of none, 4096 is worse than none. */
+#define PREFETCH 2048
 /* Rows up to this length keep their scratch on the stack. */
 #define FNLL_STACK 2048
+/* Exponentials kept between the two sweeps: this much for rows that go in groups, this long a row for one alone. */
+#define FNLL_KEEP_BYTES (1 << 17)
+#define FNLL_KEEP_MOST (1 << 17)
 
 typedef struct {
     void *p;

@@ -15,31 +15,45 @@ inline_always VEC S(ld_skip)(const STYPE *p, int64_t m, int64_t skip) {
     return F(load)(e);
 }
 
-static double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip) {
+/* kept, where given, receives the exponentials: a second sweep then only scales them. */
+inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept) {
     const VEC kk = F(set)(k);
-    VEC a0 = F(set)(0), a1 = a0, a2 = a0, a3 = a0;
+    VEC a0 = F(set)(0), a1 = a0, a2 = a0, a3 = a0, e;
     const int64_t whole = n - n % (4 * W);
     int64_t hole = skip < 0 ? whole : skip - skip % (4 * W);
     if (hole > whole) hole = whole;
     int64_t i = 0;
+#define ADD(to, load, at)        \
+    e = F(exp2k)(load, kk);      \
+    if (kept) F(store)(kept + (at), e); \
+    to += e
     for (int part = 0; part < 2; part++) {
         const int64_t end = part ? whole : hole;
         for (; i < end; i += 4 * W) {
-            a0 += F(exp2k)(S(ld)(x + i), kk);
-            a1 += F(exp2k)(S(ld)(x + i + W), kk);
-            a2 += F(exp2k)(S(ld)(x + i + 2 * W), kk);
-            a3 += F(exp2k)(S(ld)(x + i + 3 * W), kk);
+            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
+            ADD(a0, S(ld)(x + i), i);
+            ADD(a1, S(ld)(x + i + W), i + W);
+            ADD(a2, S(ld)(x + i + 2 * W), i + 2 * W);
+            ADD(a3, S(ld)(x + i + 3 * W), i + 3 * W);
         }
         if (!part && i < whole)
-            for (int j = 0; j < 4; j++, i += W) a0 += F(exp2k)(S(ld_skip)(x + i, W, skip - i), kk);
+            for (int j = 0; j < 4; j++, i += W) {
+                ADD(a0, S(ld_skip)(x + i, W, skip - i), i);
+            }
     }
-    if (skip < whole) {
-        for (; i + W <= n; i += W) a1 += F(exp2k)(S(ld)(x + i), kk);
-        if (i < n) a2 += F(exp2k)(S(ld_part)(x + i, n - i), kk);
-    } else {
-        for (; i < n; i += W) a1 += F(exp2k)(S(ld_skip)(x + i, n - i, skip - i), kk);
+    for (; i < n; i += W) {
+        const int64_t m = n - i < W ? n - i : W;
+        e = F(exp2k)(skip >= i && skip < i + W ? S(ld_skip)(x + i, m, skip - i) : m == W ? S(ld)(x + i) : S(ld_part)(x + i, m), kk);
+        if (kept) FS(st_part)(kept + i, e, m);
+        a1 += e;
     }
+#undef ADD
     return CAT(sum_, T)((a0 + a1) + (a2 + a3));
+}
+
+static double S(sum_only)(const STYPE *x, int64_t n, REAL k, int64_t skip) { return S(block_sum)(x, n, k, skip, 0); }
+static double S(sum_kept)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept) {
+    return S(block_sum)(x, n, k, skip, kept);
 }
 
 static REAL S(block_max)(const STYPE *x, int64_t n) {
@@ -74,15 +88,17 @@ static int S(has_nan)(const STYPE *x, int64_t n) {
 }
 
 /* One block, without element skip (or -1). k = NaN asks for the careful path; sum = 0 says "nothing here". */
-static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip) {
-    REAL m = S(get)(x), b = S(get)(x + n / 3), c = S(get)(x + 2 * n / 3), d = S(get)(x + n - 1);
+static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept) {
+    /* Samples from lines that are on their way: one further off would stall the block for the time of a miss. */
+    const int64_t step = n < 64 ? n / 4 : 16;
+    REAL m = S(get)(x), b = S(get)(x + step), c = S(get)(x + 2 * step), d = S(get)(x + 3 * step);
     m = b > m ? b : m;
     c = d > c ? d : c;
     m = c > m ? c : m;
     for (int again = 0; again < 2; again++) {
         if (m >= -2 * LIMIT && m <= LIMIT) {
             const REAL k = (m * (REAL)LOG2E + MAGIC) - MAGIC;
-            const double s = S(block_sum)(x, n, k, skip);
+            const double s = kept ? S(sum_kept)(x, n, k, skip, kept) : S(sum_only)(x, n, k, skip);
             if (s >= 0.0 && s < (double)SPECULATE) return (fnll_block){k, s};
         }
         if (!again) m = S(block_max)(x, n);
@@ -93,48 +109,85 @@ static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip) {
     return (fnll_block){NAN, 0.0};
 }
 
-static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip) {
+/* kept and its blocks' references ks are both given or both NULL. */
+static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *ks) {
     fnll_block row = {-INFINITY, 0.0};
     for (int64_t i = 0; i < n; i += FNLL_BLOCK) {
-        const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK;
-        const int64_t s = skip - i;
-        row = merge_block(row, S(block)(x + i, m, s >= 0 && s < m ? s : -1));
+        const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK, s = skip - i;
+        const fnll_block b = S(block)(x + i, m, s >= 0 && s < m ? s : -1, kept ? kept + i : 0);
+        if (ks) ks[i / FNLL_BLOCK] = b.sum > 0.0 ? b.k : -INFINITY;
+        row = merge_block(row, b);
     }
     return row;
 }
 
-/* out = exp(x) 2^-k * scale. With `aligned` stores bypass the cache; out is then brought to a vector boundary. */
-static void S(emit_exp)(const STYPE *x, STYPE *out, int64_t n, REAL k, REAL scale, int bypass) {
+/* out = exp(x) 2^-k * scale, or kept * scale where the exponentials were kept; out[t] = at where t >= 0. With `bypass` stores
+ * do not read their lines first; out is then brought to a vector boundary, and a target inside such a line goes with it. */
+inline_always void S(emit_exp)(const STYPE *x, const REAL *kept, STYPE *out, int64_t n, REAL k, REAL scale, int64_t t, REAL at,
+                               int bypass) {
     const VEC kk = F(set)(k), ss = F(set)(scale);
     int64_t i = 0;
+#define VALUE(j) ((kept ? F(load)(kept + (j)) : F(exp2k)(S(ld)(x + (j)), kk)) * ss)
+#define VALUE_PART(j, m) ((kept ? FS(ld_part)(kept + (j), m) : F(exp2k)(S(ld_part)(x + (j), m), kk)) * ss)
 #if !S_IS_16
     if (bypass) {
-        int64_t head = (int64_t)((-(uintptr_t)out & (VBYTES - 1)) / sizeof(STYPE));
-        if (head > n) head = n;
-        if (head) S(st_part)(out, F(exp2k)(S(ld_part)(x, head), kk) * ss, head);
-        for (i = head; i + W <= n; i += W) stream(out + i, (v_f32)(F(exp2k)(S(ld)(x + i), kk) * ss));
+        const int64_t head = (int64_t)((-(uintptr_t)out & (VBYTES - 1)) / sizeof(STYPE));
+        if (head && head < n) S(st_part)(out, VALUE_PART(0, head), head);
+        const int64_t hole = t < head ? -1 : head + (t - head) / W * W;
+        for (i = head < n ? head : 0; head < n && i + W <= n; i += W) {
+            VEC a = VALUE(i);
+            if (i == hole) {
+                REAL e[W];
+                F(store)(e, a);
+                e[t - i] = at;
+                a = F(load)(e);
+            }
+            stream(out + i, (v_f32)a);
+        }
+        if (t >= head && t < i) t = -1; /* it went with its line */
     }
 #else
     (void)bypass;
 #endif
     for (; i + 2 * W <= n; i += 2 * W) {
-        VEC a = F(exp2k)(S(ld)(x + i), kk) * ss, b = F(exp2k)(S(ld)(x + i + W), kk) * ss;
+        VEC a = VALUE(i), b = VALUE(i + W);
         S(st)(out + i, a);
         S(st)(out + i + W, b);
     }
-    for (; i + W <= n; i += W) S(st)(out + i, F(exp2k)(S(ld)(x + i), kk) * ss);
-    if (i < n) S(st_part)(out + i, F(exp2k)(S(ld_part)(x + i, n - i), kk) * ss, n - i);
+    for (; i + W <= n; i += W) S(st)(out + i, VALUE(i));
+    if (i < n) S(st_part)(out + i, VALUE_PART(i, n - i), n - i);
+    if (t >= 0) S(put)(out + t, at);
+#undef VALUE
+#undef VALUE_PART
+}
+
+static void S(emit_again)(const STYPE *x, STYPE *out, int64_t n, REAL k, REAL scale, int64_t t, REAL at, int bypass) {
+    S(emit_exp)(x, 0, out, n, k, scale, t, at, bypass);
+}
+
+/* Block by block from kept exponentials; each block's own reference is shifted to the row's. */
+static void S(emit_kept)(const STYPE *x, const REAL *kept, const double *ks, STYPE *out, int64_t n, double k, REAL scale, int64_t t,
+                         REAL at, int bypass) {
+    for (int64_t i = 0; i < n; i += FNLL_BLOCK) {
+        const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK, s = t >= i && t < i + m ? t - i : -1;
+        const double shift = ks[i / FNLL_BLOCK] - k;
+        /* Beyond this the factor would leave the normal range before the products do. */
+        if (shift > -100.0 && shift < 100.0)
+            S(emit_exp)(x + i, kept + i, out + i, m, 0, scale * (REAL)(shift <= 0.0 ? power2(shift) : 1.0 / power2(-shift)), s, at, bypass);
+        else
+            S(emit_again)(x + i, out + i, m, (REAL)k, scale, s, at, bypass);
+    }
 }
 
 /* out = log p from the row's scalars. In float32 the logsumexp is at hand in float64 and goes off in two parts; in float64
- * k ln 2 goes off first, which is exact for logits near the logsumexp. */
+ * k ln 2 goes off first, which is exact for logits near the logsumexp. Rounding must not make a probability exceed 1. */
 static void S(emit_log)(const STYPE *x, STYPE *out, int64_t n, const row_scalars *s, int bypass) {
 #if T_IS_F64
     const VEC k = F(set)(s->k), tail = F(set)(s->tail);
-#define LOG_P(a) (F(less_k)(a, k) - tail)
+#define LOG_P(a) (-F(max)(F(set)(0), tail - F(less_k)(a, k)))
 #else
     const VEC hi = F(set)((REAL)s->lse), lo = F(set)((REAL)(s->lse - (double)(REAL)s->lse));
-#define LOG_P(a) ((a - hi) - lo)
+#define LOG_P(a) (-F(max)(F(set)(0), lo - (a - hi)))
 #endif
     int64_t i = 0;
 #if !S_IS_16
@@ -158,12 +211,13 @@ static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
     for (int64_t i = 0; i < n; i++) out[i * stride] = e;
 }
 
-/* Write one row's output from its finished scalars; g is the gradient's factor, t the target. */
-static void S(emit_row)(const fnll_task *task, const STYPE *x, STYPE *out, const row_scalars *s, int64_t t, double g) {
-    if (task->op == FNLL_LOG_SOFTMAX) {
+/* Write one row's output from its finished scalars; g is the gradient's factor, t the target, -1 for none. */
+static void S(emit_row)(const fnll_task *task, const STYPE *x, const REAL *kept, const double *ks, STYPE *out, const row_scalars *s,
+                        int64_t t, double g) {
+    if (task->op == FNLL_LOG_SOFTMAX)
         S(emit_log)(x, out, task->v, s, task->stream);
-        return;
-    }
-    S(emit_exp)(x, out, task->v, (REAL)s->k, (REAL)(g * s->inverse), task->stream);
-    if (task->op == FNLL_CROSS_ENTROPY) S(put)(out + t, (REAL)(-g * s->rest));
+    else if (kept)
+        S(emit_kept)(x, kept, ks, out, task->v, s->k, (REAL)(g * s->inverse), t, (REAL)(-g * s->rest), task->stream);
+    else
+        S(emit_again)(x, out, task->v, (REAL)s->k, (REAL)(g * s->inverse), t, (REAL)(-g * s->rest), task->stream);
 }

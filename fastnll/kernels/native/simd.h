@@ -124,6 +124,39 @@ inline_always void flush_restore(uint32_t old) {
 #endif
 }
 
+/* The first m <= W elements, -inf in the other lanes; and their store. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 part_f32(const float *p, int64_t m) {
+    return (v_f32)_mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), (__mmask16)((1u << m) - 1), p);
+}
+inline_always v_f64 part_f64(const double *p, int64_t m) {
+    return (v_f64)_mm512_mask_loadu_pd(_mm512_set1_pd(-INFINITY), (__mmask8)((1u << m) - 1), p);
+}
+inline_always void put_part_f32(float *p, v_f32 a, int64_t m) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << m) - 1), (__m512)a);
+}
+inline_always void put_part_f64(double *p, v_f64 a, int64_t m) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << m) - 1), (__m512d)a);
+}
+#else
+#define PARTS(type, vector, W)                                       \
+    inline_always vector CAT(part_, W)(const type *p, int64_t m) {   \
+        type e[sizeof(vector) / sizeof(type)];                       \
+        vector a;                                                    \
+        for (size_t i = 0; i < sizeof e / sizeof *e; i++) e[i] = (type)-INFINITY; \
+        for (int64_t i = 0; i < m; i++) e[i] = p[i];                 \
+        memcpy(&a, e, sizeof a);                                     \
+        return a;                                                    \
+    }                                                                \
+    inline_always void CAT(put_part_, W)(type *p, vector a, int64_t m) { \
+        type e[sizeof(vector) / sizeof(type)];                       \
+        memcpy(e, &a, sizeof a);                                     \
+        for (int64_t i = 0; i < m; i++) p[i] = e[i];                 \
+    }
+PARTS(float, v_f32, f32)
+PARTS(double, v_f64, f64)
+#endif
+
 inline_always double sum_f64(v_f64 a) {
     double e[W_f64], s = 0.0;
     memcpy(e, &a, sizeof e);

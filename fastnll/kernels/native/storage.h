@@ -17,7 +17,11 @@ inline_always VEC S(ld)(const STYPE *p) { return F(load)(p); }
 inline_always void S(st)(STYPE *p, VEC a) { F(store)(p, a); }
 #endif
 
-/* The first m < W elements; the other lanes hold -inf, whose exponential is 0. */
+/* The first m <= W elements; the other lanes hold -inf, whose exponential is 0. */
+#if !S_IS_16
+inline_always VEC S(ld_part)(const STYPE *p, int64_t m) { return CAT(part_, T)(p, m); }
+inline_always void S(st_part)(STYPE *p, VEC a, int64_t m) { CAT(put_part_, T)(p, a, m); }
+#else
 inline_always VEC S(ld_part)(const STYPE *p, int64_t m) {
     STYPE e[W];
     for (int i = 0; i < W; i++) e[i] = NEG_INF;
@@ -29,6 +33,7 @@ inline_always void S(st_part)(STYPE *p, VEC a, int64_t m) {
     S(st)(e, a);
     for (int64_t i = 0; i < m; i++) p[i] = e[i];
 }
+#endif
 inline_always REAL S(get)(const STYPE *p) {
 #if S_IS_16
     return S(ld_part)(p, 1)[0];

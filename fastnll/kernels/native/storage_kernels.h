@@ -12,8 +12,12 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
     const int ce = task->op == FNLL_CROSS_ENTROPY;
     const int64_t v = task->v;
     /* As many rows at a time as stay in the cache between the two sweeps; any number where there is only one. */
-    int64_t group = task->out.p ? (int64_t)(1 << 17) / (v * (int64_t)sizeof(STYPE)) : FNLL_ROWS;
+    int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (v * (int64_t)sizeof(REAL)) : FNLL_ROWS;
     group = group < 1 ? 1 : group > FNLL_ROWS ? FNLL_ROWS : group;
+    const int64_t blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
+    /* The row and its exponentials should stay in the second-level cache together; longer rows are computed twice. */
+    REAL *kept = task->out.p && task->op != FNLL_LOG_SOFTMAX && v <= FNLL_KEEP_MOST ? scratch + 3 * v : 0;
+    double ks[FNLL_ROWS + FNLL_KEEP_MOST / FNLL_BLOCK];
     fnll_block row[FNLL_ROWS];
     double x_t[FNLL_ROWS];
     int64_t t[FNLL_ROWS];
@@ -29,7 +33,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
             row[j] = (fnll_block){NAN, 0.0};
             x_t[j] = 0.0;
             if (!absent && (!ce || (t[j] >= 0 && t[j] < v))) {
-                row[j] = S(row_stats)(x, v, t[j]);
+                row[j] = S(row_stats)(x, v, t[j], kept ? kept + j * v : 0, kept ? ks + j * blocks : 0);
                 if (ce) x_t[j] = S(get)(x + t[j]);
             }
             if (++i == task->inner) i = 0, o++;
@@ -49,7 +53,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
                 if (task->out.p) {
                     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
                     STYPE *out = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
-                    S(emit_row)(task, x, out, &s[j], t[j], ce ? gradient_factor(task, r) * c : 1.0);
+                    S(emit_row)(task, x, kept ? kept + j * v : 0, ks + j * blocks, out, &s[j], t[j], ce ? gradient_factor(task, r) * c : 1.0);
                 }
             }
             if (++i == task->inner) i = 0, o++;
@@ -63,7 +67,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
     for (int64_t r = r0; r < r1; r++) {
         const STYPE *x = (const STYPE *)task->x.p + r / task->inner * task->x.outer + r % task->inner * task->x.inner;
         fnll_block row = {NAN, 0.0};
-        if (task->x.cls == 1) row = S(row_stats)(x, task->v, -1);
+        if (task->x.cls == 1) row = S(row_stats)(x, task->v, -1, 0, 0);
         if (!is_plain(row, 0.0, 0, 0.0)) {
             S(general_row)(task, r, scratch);
             continue;
@@ -79,7 +83,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
 }
 
 static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory) {
-    REAL stack[3 * FNLL_STACK];
+    REAL stack[3 * FNLL_STACK + FNLL_KEEP_BYTES / sizeof(REAL)];
     REAL *scratch = memory ? memory : stack;
     const uint32_t mode = flush_on();
     if (task->op == FNLL_GATHER && task->v > 1)
@@ -104,7 +108,7 @@ static void S(split_stats)(const fnll_task *task, int64_t r, int64_t b0, int64_t
     const uint32_t mode = flush_on();
     for (int64_t b = b0; b < b1; b++) {
         const int64_t at = b * FNLL_BLOCK, m = task->v - at < FNLL_BLOCK ? task->v - at : FNLL_BLOCK;
-        blocks[b] = S(block)(x + at, m, t >= at && t < at + m ? t - at : -1);
+        blocks[b] = S(block)(x + at, m, t >= at && t < at + m ? t - at : -1, 0);
     }
     flush_restore(mode);
 }
@@ -139,14 +143,10 @@ static void S(split_emit)(const fnll_task *task, int64_t r, int64_t b0, int64_t 
     const uint32_t mode = flush_on();
     fnll_task part = *task;
     part.v = end - at;
-    if (ce) part.op = FNLL_SOFTMAX; /* the target is put once, by the thread that has its block */
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
     STYPE *out = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
-    S(emit_row)(&part, x + at, out + at, &s, 0, g);
-    if (ce) {
-        const int64_t t = read_target(task, o, i);
-        if (t >= at && t < end) S(put)(out + t, (REAL)(-g * s.rest));
-    }
+    const int64_t t = ce ? read_target(task, o, i) - at : -1;
+    S(emit_row)(&part, x + at, 0, 0, out + at, &s, t < end - at ? t : -1, g);
     if (task->stream) stream_fence();
     flush_restore(mode);
 }

@@ -58,6 +58,28 @@ inline_always VEC F(exp2k)(VEC x, VEC k) {
     return F(scale2)(p, n - k);
 }
 
+/* Transpose W rows of W lanes in log2 W stages of swaps; lane l of row r becomes lane r of row l. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define HAS_TRANSPOSE 1
+inline_always void F(transpose)(VEC *rows) {
+    for (int step = 1; step < W; step *= 2) {
+        IVEC low, high;
+        for (int l = 0; l < W; l++) {
+            low[l] = l & step ? W + l - step : l;
+            high[l] = l & step ? W + l : l + step;
+        }
+        for (int r = 0; r < W; r++)
+            if (!(r & step)) {
+                const VEC a = rows[r], b = rows[r + step];
+                rows[r] = __builtin_shuffle(a, b, low);
+                rows[r + step] = __builtin_shuffle(a, b, high);
+            }
+    }
+}
+#else
+#define HAS_TRANSPOSE 0
+#endif
+
 /* log of positive normal numbers: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)). */
 inline_always VEC F(log)(VEC x) {
 #if T_IS_F64

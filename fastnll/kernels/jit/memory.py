@@ -1,0 +1,133 @@
+"""Memory at an address: single numbers, arrays, and cache lines asked for in advance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types as numba_types
+from numba.np.numpy_support import carray
+
+from fastnll.kernels.jit.compiler import helper, instruction
+from fastnll.kernels.jit.constants import AHEAD, STEP
+
+__all__ = [
+    "fetch_ahead",
+    "load_f32",
+    "load_f64",
+    "load_i8",
+    "load_i16",
+    "load_i32",
+    "load_i64",
+    "load_u8",
+    "load_u16",
+    "load_u32",
+    "own_ahead",
+    "pointer",
+    "store_f32",
+    "store_f64",
+    "store_i64",
+    "store_u16",
+    "table",
+    "view",
+]
+
+types: Any = numba_types
+
+
+@instruction
+def pointer(typingctx: Any, address: Any, like: Any) -> Any:
+    """Return an address as a pointer to the element type of `like`, any array or number."""
+    kind = types.CPointer(like.dtype if isinstance(like, types.Array) else like)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.intp, like), codegen
+
+
+@helper(inline=True)
+def view(address: int, n: int, like: Any) -> Any:
+    """Return n contiguous elements at an address as an array of `like`'s element type."""
+    return carray(pointer(address, like), (n,))
+
+
+@helper(inline=True)
+def table(address: int, rows: int, columns: int, like: Any) -> Any:
+    """Return contiguous rows of elements at an address as a two-dimensional array."""
+    return carray(pointer(address, like), (rows, columns))
+
+
+def _prefetcher(write: int) -> Any:
+    @instruction
+    def prefetch(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            at = builder.inttoptr(args[0], context.get_value_type(types.CPointer(types.int8)))
+            number = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [at.type, number, number, number])
+            function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
+            # Highest locality, data cache. An address that is not there is no error.
+            builder.call(function, [at, number(write), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(types.intp), codegen
+
+    prefetch.__doc__ = "Ask for the cache line at an address" + (", to be written." if write else ".")
+    return prefetch
+
+
+prefetch_read, prefetch_write = _prefetcher(0), _prefetcher(1)
+
+
+def _loader(kind: Any) -> Any:
+    @instruction
+    def load(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            at = builder.inttoptr(args[0], context.get_value_type(types.CPointer(kind)))
+            return builder.load(at, align=1)
+
+        return kind(types.intp), codegen
+
+    load.__doc__ = f"Return the {kind} at an address, which need not be aligned."
+    return load
+
+
+def _storer(kind: Any) -> Any:
+    @instruction
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            at = builder.inttoptr(args[0], context.get_value_type(types.CPointer(kind)))
+            builder.store(context.cast(builder, args[1], value, kind), at, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, value), codegen
+
+    store.__doc__ = f"Write a number as {kind} to an address, which need not be aligned."
+    return store
+
+
+load_i8, load_u8 = _loader(types.int8), _loader(types.uint8)
+load_i16, load_u16 = _loader(types.int16), _loader(types.uint16)
+load_i32, load_u32 = _loader(types.int32), _loader(types.uint32)
+load_i64 = _loader(types.int64)
+load_f32, load_f64 = _loader(types.float32), _loader(types.float64)
+store_u16, store_i64 = _storer(types.uint16), _storer(types.int64)
+store_f32, store_f64 = _storer(types.float32), _storer(types.float64)
+
+
+@helper(inline=True)
+def fetch_ahead(address: int) -> None:
+    """Ask for the `STEP` bytes that will be read `AHEAD` bytes further on: in the row, or in the next ones.
+
+    The arithmetic of one step takes about as long as its bytes take to arrive; the hardware's own
+    prefetcher does not run far enough ahead to have both at once (0.20 ns an element instead of 0.35).
+    """
+    for line in range(0, STEP, 64):
+        prefetch_read(address + AHEAD + line)
+
+
+@helper(inline=True)
+def own_ahead(address: int) -> None:
+    """Ask for the right to write the `STEP` bytes that lie `AHEAD` bytes further on."""
+    for line in range(0, STEP, 64):
+        prefetch_write(address + AHEAD + line)
