@@ -35,6 +35,7 @@ extensions = [
     Extension(
         "fastnll.profiling._probes",
         ["fastnll/profiling/_probes.pyx", "fastnll/profiling/probes.c"],
+        depends=glob.glob("fastnll/profiling/*.h"),
         include_dirs=["fastnll/profiling"],
         extra_compile_args=flags,
         extra_link_args=link,

@@ -209,7 +209,8 @@ def _offsets(value: Any) -> npt.NDArray[np.int64]:
     offsets = np.asarray(value)
     if offsets.ndim != 1 or offsets.size < 1 or offsets.dtype.kind not in "iu":
         raise ShapeError(
-            f"offsets: expected a 1-D integer array of B + 1 row boundaries, got {offsets.dtype} of shape {offsets.shape}"
+            f"offsets: expected a 1-D integer array of B + 1 row boundaries, got {offsets.dtype} of shape "
+            f"{offsets.shape}"
         )
     offsets = offsets.astype(np.int64)
     falls = np.flatnonzero(np.diff(offsets) < 0)

@@ -158,7 +158,8 @@ def _weighted(o: LossOptions, targets: Array, live: Array | None, hard: bool, n_
         if bad.any():
             first = int(bad.argmax())
             raise OptionError(
-                f"token_weight: expected finite numbers, got {given[first]} at row {first} ({int(bad.sum())} of {given.size})"
+                f"token_weight: expected finite numbers, got {given[first]} at row {first} "
+                f"({int(bad.sum())} of {given.size})"
             )
         weight = np.where(live, given, 0.0) if live is not None else given.astype(np.float64)
         n_live = int((weight != 0).sum())

@@ -275,7 +275,8 @@ def _raise_nonfinite(loss: Array, shape: tuple[int, ...]) -> None:
         where = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
         raise VerificationError(
             f"logits: expected finite losses, got {float(loss[first])} in row {where[0] if len(where) == 1 else where} "
-            f"({int(bad.sum())} of {loss.size} rows); look for NaN or inf in that row's logits, or a target of logit -inf"
+            f"({int(bad.sum())} of {loss.size} rows); look for NaN or inf in that row's logits, or a target whose logit "
+            "is -inf"
         )
 
 

@@ -110,7 +110,7 @@ def details_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> CrossEn
 def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
     r"""Return the negative log-likelihood of the targets under softmax(logits).
 
-    With :math:`a` the logits (after ``temperature`` and ``softcap``), :math:`\mathrm{lse} = \log\sum_v e^{a_v}` over the
+    With :math:`a` the logits after ``temperature`` and ``softcap``, :math:`\mathrm{lse} = \log\sum_v e^{a_v}` over the
     ``valid_classes``, and :math:`\epsilon` the label smoothing, a row's loss is
 
     .. math:: \mathrm{token\_weight}\,[(1-\epsilon) w_t (\mathrm{lse}-a_t)
@@ -127,7 +127,8 @@ def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
         As `fastnll.options.LossOptions` lists them: ``reduction``, ``ignore_index``, ``mask``,
         ``token_weight``,
         ``weight``, ``label_smoothing``, ``z_loss``, ``softcap``, ``temperature``, ``valid_classes``, ``class_mask``,
-        ``normalizer``, ``offsets``, ``shift``, ``empty``, ``axis``, ``threads``, ``validate``, ``nonfinite``, ``verify``.
+        ``normalizer``, ``offsets``, ``shift``, ``empty``, ``axis``, ``threads``, ``validate``, ``nonfinite``,
+        ``verify``.
 
     Returns
     -------

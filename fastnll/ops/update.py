@@ -32,9 +32,9 @@ def sgd_update(
 ) -> None:
     r"""Take one step of SGD in place, in one pass over each array.
 
-    With :math:`g = \pm s \nabla + \lambda\theta`, the momentum buffer becomes :math:`b \leftarrow \mu b + (1-\tau) g`
-    (:math:`b \leftarrow g` on the first step), the direction is :math:`b`, or :math:`g + \mu b` with Nesterov's form, and
-    :math:`\theta \leftarrow \theta - \eta\, d`: the order of operations of ``torch.optim.SGD``.
+    With :math:`g = \pm s \nabla + \lambda\theta` the momentum buffer becomes :math:`b \leftarrow \mu b + (1-\tau) g`
+    (:math:`b \leftarrow g` on the first step). The direction :math:`d` is :math:`b`, or :math:`g + \mu b` with
+    Nesterov's form, and :math:`\theta \leftarrow \theta - \eta d`: the order of ``torch.optim.SGD``.
 
     Parameters
     ----------

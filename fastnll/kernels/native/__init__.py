@@ -12,4 +12,14 @@ from fastnll.kernels.native._kernels import (
     softmax_vjp,
 )
 
-__all__ = ["cross_entropy", "gather", "isas", "logsumexp", "scan_targets", "sgd_update", "small_cross_entropy", "softmax", "softmax_vjp"]
+__all__ = [
+    "cross_entropy",
+    "gather",
+    "isas",
+    "logsumexp",
+    "scan_targets",
+    "sgd_update",
+    "small_cross_entropy",
+    "softmax",
+    "softmax_vjp",
+]
