@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll.dtypes import FLOATS, float_type
-from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
+from fastnll.errors import DTypeError, OptionError, ShapeError
 
 __all__ = [
     "as_float_array",
@@ -22,7 +22,6 @@ __all__ = [
     "check_axis",
     "fresh_array",
     "out_rows",
-    "raise_bad_targets",
     "rows_view",
     "split_axes",
 ]
@@ -242,21 +241,3 @@ def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> A
     if t.shape != shape:
         raise ShapeError(f"{name}: expected shape {shape} (the logits' shape without the class axis), got {t.shape}")
     return t
-
-
-def raise_bad_targets(
-    first_bad: int, n_bad: int, targets: Array, n_classes: int, also: str = "", name: str = "targets"
-) -> None:
-    """Raise LabelError for the first of `n_bad` targets out of range; `also` says what else is allowed.
-
-    Raises
-    ------
-    LabelError
-        Naming the first bad position, its value, the range allowed and how many there are.
-    """
-    index = tuple(int(i) for i in np.unravel_index(first_bad, targets.shape))
-    where = index[0] if len(index) == 1 else index
-    raise LabelError(
-        f"{name}: expected class ids from 0 to {n_classes - 1}{also}, got {int(targets[index])} at position {where} "
-        f"({n_bad} of {targets.size} out of range)"
-    )

@@ -58,6 +58,9 @@ FLOATS: dict[str, FloatType] = {
     "float16": FloatType("float16", 3, 2, _F32, _F32, 2.0**-10),
 }
 
+# NumPy composes a dtype's name anew each time, which takes longer than a small batch: names are looked up once.
+_BY_DTYPE: dict[np.dtype[Any], FloatType | None] = {}
+
 # Integer targets are read in place; the index is the code of the native readers.
 INTEGERS: tuple[str, ...] = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
@@ -71,7 +74,12 @@ def float_type(dtype: np.dtype[Any]) -> FloatType | None:
     >>> float_type(np.dtype("float16")).compute
     dtype('float32')
     """
-    return FLOATS.get(dtype.name) if dtype.isnative else None
+    try:
+        return _BY_DTYPE[dtype]
+    except KeyError:
+        found = FLOATS.get(dtype.name) if dtype.isnative else None
+        _BY_DTYPE[dtype] = found
+        return found
 
 
 def row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -83,4 +91,6 @@ def row_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     >>> row_dtype(np.dtype("float16"))
     dtype('float32')
     """
-    return FLOATS[dtype.name].rows
+    found = float_type(dtype)
+    assert found is not None
+    return found.rows

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.errors import OptionError, ShapeError
+from fastnll.errors import DTypeError, OptionError, ShapeError
 
 __all__ = ["DEFAULTS", "LossOptions"]
 
@@ -60,7 +60,7 @@ class LossOptions:
     shift : int
         Row i predicts ``targets[i + shift]`` of its own sequence; rows without one are absent.
     empty : {"nan", "zero", "raise"}
-        What "mean" is where no row is live.
+        What "mean" is where no row is live, and "sequence_mean" for a sequence without one.
     axis : int
         The class axis of the logits.
     threads : int, optional
@@ -151,7 +151,7 @@ def _known(options: Iterable[str]) -> None:
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise OptionError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
@@ -193,7 +193,10 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 
 def _class_weight(value: Any) -> npt.NDArray[np.float64]:
-    weight = np.array(value, dtype=np.float64)
+    raw = np.asarray(value)
+    if raw.dtype.kind in "cOSUMm":
+        raise DTypeError(f"weight: expected numbers, one per class, got {raw.dtype}")
+    weight = raw.astype(np.float64)
     if weight.ndim != 1:
         raise ShapeError(f"weight: expected shape (V,), one weight per class, got {weight.shape}")
     bad = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))

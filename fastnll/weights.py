@@ -7,13 +7,12 @@ here, once; no kernel knows any of these options.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import raise_bad_targets
-from fastnll.errors import OptionError, ShapeError
+from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastnll.kernels.spec import TargetScan
 from fastnll.options import LossOptions
 from fastnll.plan import Plan
@@ -81,7 +80,7 @@ def row_weights(
         else:
             scan = plan.backend.scan_targets(targets, n_classes, ignore, plan.threads)
         if scan.n_bad and o.validate == "on":
-            raise_bad_targets(scan.first_bad, scan.n_bad, targets, n_classes, _ignored_text(o, padded, n_classes))
+            _raise_bad(o, targets, np.ones(targets.size, bool), n_classes, padded)
         if scan.n_ignored == 0:
             return _weighted(o, targets, None, hard, n_classes)
         return _weighted(o, targets, targets.reshape(-1) != ignore, hard, n_classes)
@@ -91,13 +90,42 @@ def row_weights(
     flat = targets.reshape(-1)
     if hard and o.ignore_index:
         live &= ~np.isin(flat, o.ignore_index)
-    if hard and o.validate == "on":
-        bad = live & ((flat < 0) | (flat >= n_classes))
-        if bad.any():
-            raise_bad_targets(
-                int(bad.argmax()), int(bad.sum()), targets, n_classes, _ignored_text(o, padded, n_classes)
-            )
+    if hard and o.validate == "on" and (live & ((flat < 0) | (flat >= n_classes))).any():
+        _raise_bad(o, targets, live, n_classes, padded)
     return _weighted(o, targets, live, hard, n_classes)
+
+
+def _raise_bad(o: LossOptions, targets: Array, live: Array, n_classes: int, padded: int | None) -> NoReturn:
+    """Raise LabelError for the bad targets of live rows, with what may be behind them."""
+    flat = targets.reshape(-1)
+    live = live & ~np.isin(flat, o.ignore_index) if o.ignore_index else live
+    bad = live & ((flat < 0) | (flat >= n_classes))
+    first = int(bad.argmax())
+    index = tuple(int(i) for i in np.unravel_index(first, targets.shape))
+    if o.shift and o.offsets is not None:  # the position in what the user gave, before the shift
+        index = tuple(int(i) for i in np.unravel_index(first + o.shift, targets.shape))
+    elif o.shift:
+        index = (*index[:-1], index[-1] + o.shift)
+    where = index[0] if len(index) == 1 else index
+    raise LabelError(
+        f"targets: expected class ids from 0 to {n_classes - 1}{_ignored_text(o, padded, n_classes)}, got "
+        f"{int(flat[first])} at position {where} ({int(bad.sum())} of {targets.size} out of range)"
+        f"{_label_hint(flat[live], flat[bad], n_classes, padded)}"
+    )
+
+
+def _label_hint(live: Array, bad: Array, n_classes: int, padded: int | None) -> str:
+    """Return what targets out of range look like, or nothing."""
+    low, high = int(bad.min()), int(bad.max())
+    if low == high and (low < 0 or (bad.size > 1 and low != n_classes)):
+        return f"; {low} looks like padding: if so, pass ignore_index={low}"
+    if low < 0:
+        return ""
+    if high == n_classes and int(live.min()) >= 1:
+        return "; the ids look as if they start at 1: if so, subtract 1"
+    if padded is not None and n_classes <= high < padded:
+        return f"; the largest id is {high}: valid_classes would have to be at least {high + 1}"
+    return f"; the largest id is {high}: the logits would need {high + 1} classes"
 
 
 def _ignored_text(o: LossOptions, padded: int | None, n_classes: int) -> str:
@@ -147,13 +175,20 @@ def _shifted(o: LossOptions, targets: Array, live: Array) -> tuple[Array, Array]
     return moved, live & np.broadcast_to(position, targets.shape).reshape(-1)
 
 
+def _floats(value: Any) -> Array:
+    raw = np.asarray(value)
+    if raw.dtype.kind in "cOSUMm":
+        raise DTypeError(f"token_weight: expected numbers, got {raw.dtype}")
+    return raw.astype(np.float64)
+
+
 def _weighted(o: LossOptions, targets: Array, live: Array | None, hard: bool, n_classes: int) -> RowWeights:
     if live is not None and live.all() and o.token_weight is None:
         live = None
     n_live = targets.size if live is None else int(live.sum())
     weight = None if live is None else live.astype(np.float64)
     if o.token_weight is not None:
-        given = _broadcast("token_weight", np.asarray(o.token_weight, dtype=np.float64), targets.shape)
+        given = _broadcast("token_weight", _floats(o.token_weight), targets.shape)
         bad = ~np.isfinite(given) if live is None else ~np.isfinite(given) & live
         if bad.any():
             first = int(bad.argmax())

@@ -29,6 +29,7 @@ GROUPS = {
     "mid-axis": "the class axis in the middle: (N, V, T)",
     "call": "the cost of a call from Python",
     "f64": "float64",
+    "isa": "each instruction set against a scalar loop",
     "other": "losses from log-probabilities, gathers, SGD",
 }
 # Kernel that carries each public op (the key of the spec table).
@@ -192,6 +193,8 @@ def _rest() -> Iterator[Case]:
     for n, v, few in ((65536, 256, 64), (1024, 32000, 3)):
         for op, mode in ((value, "value"), (grad, "inplace"), (grad, "out"), ("log_softmax", "out")):
             yield Case("f64", op, (n, v), (few, v), "float64", mode)
+    yield Case("isa", "cross_entropy", (8192, 4096), (8, 4097))
+    yield Case("isa", "cross_entropy_value_and_grad", (8192, 4096), (8, 4097), mode="inplace")
     yield Case("other", "nll_loss", (65536, 1000), (64, 1000))
     yield Case("other", "selected_log_probs", (2048, 32000), (3, 32000))
     yield Case("other", "sgd_update", (2**26,), (100_003,), mode="inplace")

@@ -114,12 +114,15 @@ class Contender:
         return run
 
 
-OURS = ("native", "numba", "reference", "native-1t")
+OURS = ("native", "numba", "reference", "native-1t", "native-baseline", "native-avx2", "scalar")
 CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         Contender("native", "fastnll, compiled kernels", (), "ours:native"),
         Contender("native-1t", "fastnll, one thread", (), "ours:native_one_thread", groups=("few-rows",)),
+        Contender("native-baseline", "fastnll, the baseline table", (), "ours:native_baseline", groups=("isa",)),
+        Contender("native-avx2", "fastnll, the AVX2 table", (), "ours:native_avx2", groups=("isa",)),
+        Contender("scalar", "one logit at a time, C", ("fastnll.profiling._probes",), "ours:scalar", groups=("isa",)),
         Contender("numba", "fastnll, Numba kernels", ("numba",), "ours:numba"),
         Contender("reference", "fastnll, the NumPy reference", (), "ours:reference", quick_only=True),
         Contender("numpy", "the formula in NumPy", (), "peers_numpy:numpy_run"),

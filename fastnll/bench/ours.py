@@ -73,6 +73,31 @@ def native_one_thread(data: Data, threads: int) -> Run:
     return _run(data, "native", 1)
 
 
+def native_isa(isa: str, data: Data, threads: int) -> Run:
+    """Return the run on one instruction set's table of the compiled kernels."""
+    if isa not in registry.available_isas():
+        raise NotOfferedError(f"this machine cannot run the {isa} table")
+    run = _run(data, "native", threads)
+    run.context = lambda: fn.using(backend="native", isa=isa, threads=threads)
+    return run
+
+
+native_baseline = partial(native_isa, "baseline")
+native_avx2 = partial(native_isa, "avx2")
+
+
+def scalar(data: Data, threads: int) -> Run:
+    """Return the textbook loop: one logit at a time, the C library's expf, not vectorised; one row a call of libm."""
+    from fastnll.profiling import _probes
+
+    if data.case.op != "cross_entropy" or data.x.dtype != np.float32:
+        raise NotOfferedError("the scalar loop has the value of float32 rows alone")
+    targets = data.targets.astype(np.int64)
+    return Run(
+        lambda: _probes.scalar_cross_entropy(data.x, targets, threads), lambda raw: {"loss": raw}, data.case.mode
+    )
+
+
 def numba(data: Data, threads: int) -> Run:
     """Return the run on the Numba kernels."""
     return _run(data, "numba", threads)

@@ -152,7 +152,7 @@ def cross_entropy(task: CrossEntropyTask) -> None:
     if t is not None:
         outside = (t < 0) | (t >= v)  # only where validation was off: such a row is NaN
         t = np.where(outside, 0, t)
-        a[outside] = np.nan
+        a[outside] = s[outside] = np.nan  # s: for the gradient
     c = _soft_targets(task, live)
     finite = a > -np.inf
     w = np.ones(v) if task.class_weight is None else task.class_weight
@@ -169,6 +169,8 @@ def cross_entropy(task: CrossEntropyTask) -> None:
         loss = (1.0 - eps) * np.where(c != 0.0, -logp * c, 0.0).sum(axis=1)
         if t is not None:
             loss = (1.0 - eps) * np.where(c[rows, t] != 0.0, nll_t * c[rows, t], 0.0)
+        if eps == 1.0:
+            loss = np.zeros_like(loss)  # 0 * inf = 0
         n_live = finite.sum(axis=1, keepdims=True)
         if eps:
             loss = loss + eps * np.where(finite & (w != 0.0), -logp * w, 0.0).sum(axis=1) / n_live[:, 0]

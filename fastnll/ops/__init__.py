@@ -6,7 +6,7 @@ from fastnll.ops.cross_entropy import (
     cross_entropy_details,
     cross_entropy_value_and_grad,
 )
-from fastnll.ops.gather import nll_loss, selected_log_probs
+from fastnll.ops.gather import nll_loss, selected_log_probs, selected_log_probs_vjp
 from fastnll.ops.softmax import log_softmax, log_softmax_vjp, logsumexp, softmax, softmax_vjp
 from fastnll.ops.update import sgd_update
 
@@ -20,6 +20,7 @@ __all__ = [
     "logsumexp",
     "nll_loss",
     "selected_log_probs",
+    "selected_log_probs_vjp",
     "sgd_update",
     "softmax",
     "softmax_vjp",

@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import as_float_array, as_targets, check_axis, out_rows, rows_view, split_axes
+from fastnll.arrays import as_float_array, check_axis, out_rows, rows_view, split_axes
 from fastnll.dtypes import row_dtype
-from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
+from fastnll.errors import DTypeError, OptionError, ShapeError, VerificationError
 from fastnll.kernels.spec import CrossEntropyTask, row_blocks
+from fastnll.ops._targets import check_soft_targets, class_mask_rows, fill_targets
 from fastnll.options import LossOptions
 from fastnll.plan import Plan, make_plan
 from fastnll.weights import RowWeights, row_weights
 
-__all__ = ["Problem", "grad_factors", "make_problem", "prepare_grad", "reduce_loss"]
+__all__ = ["Problem", "grad_factors", "make_problem", "prepare_grad", "raise_nonfinite", "reduce_loss"]
 
 Array = npt.NDArray[Any]
 
@@ -80,8 +81,8 @@ def make_problem(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> Problem
             raise ShapeError(f"weight: expected shape ({columns},), one weight per class, got {o.weight.shape}")
         task.class_weight = o.weight[:v]
     if o.class_mask is not None:
-        task.class_mask = _class_mask(o.class_mask, x, axis, rows.shape, v)
-    hard = _fill_targets(task, o, x, axis, targets, shape, v)
+        task.class_mask = class_mask_rows(o.class_mask, x, axis, rows.shape, v)
+    hard = fill_targets(task, o, x, axis, targets, shape, v)
     ids = task.targets if hard and task.targets is not None else np.zeros(shape, np.uint8)
     if o.offsets is not None and o.offsets[-1] != ids.size:
         raise ShapeError(f"offsets: expected a last boundary of {ids.size} (the number of rows), got {o.offsets[-1]}")
@@ -90,109 +91,9 @@ def make_problem(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> Problem
         task.targets = weights.targets.reshape(rows.shape[:2])
         task.target_weight = weights.target_weight
     task.row_weight = weights.row_weight
+    if not hard:
+        check_soft_targets(task, o, shape, v)
     return Problem(x, axis, shape, weights, task, plan)
-
-
-def _class_mask(value: Any, x: Array, axis: int, row_shape: tuple[int, ...], v: int) -> Array:
-    mask = np.asarray(value)
-    if mask.dtype != bool:
-        raise OptionError(f"class_mask: expected booleans (True where a class takes part), got {mask.dtype}")
-    if mask.ndim == 1:
-        if mask.shape[0] != x.shape[axis]:
-            raise ShapeError(f"class_mask: expected {x.shape[axis]} classes, got {mask.shape[0]}")
-        return np.ascontiguousarray(mask[:v]).reshape(1, 1, v)
-    try:
-        full = np.broadcast_to(mask, x.shape)
-    except ValueError:
-        raise ShapeError(
-            f"class_mask: expected shape ({x.shape[axis]},) or one that broadcasts to {x.shape}, got {mask.shape}"
-        ) from None
-    return split_axes(full, axis)[..., :v].reshape(row_shape)
-
-
-def _fill_targets(
-    task: CrossEntropyTask, o: LossOptions, x: Array, axis: int, targets: Any, shape: tuple[int, ...], v: int
-) -> bool:
-    """Put the targets into the task; return whether they are class ids."""
-    if isinstance(targets, tuple) and len(targets) == 2:
-        _sparse_targets(task, targets, shape, v)
-        return False
-    t = targets if isinstance(targets, np.ndarray) else _quiet_array(targets)
-    if t.dtype.kind not in "iub" and t.shape == x.shape and x.ndim > 0 and (t.size or x.ndim > 1):
-        probs = as_float_array(t, "targets")
-        task.probs = split_axes(probs, axis)[..., :v].reshape(task.x.shape)
-        if o.validate == "on":
-            _check_probs(task.probs, shape)
-    else:
-        _explain_shape(t, x, axis, shape)
-        task.targets = as_targets(t if isinstance(targets, np.ndarray) else targets, shape)
-        return True
-    if o.shift:
-        raise OptionError("shift: expected class ids as targets, got probabilities; shift those yourself")
-    return False
-
-
-def _quiet_array(value: Any) -> Array:
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise ShapeError(
-            f"targets: expected a rectangular array of class ids, got ragged sequences ({error})"
-        ) from None
-
-
-def _explain_shape(t: Array, x: Array, axis: int, shape: tuple[int, ...]) -> None:
-    """Raise the errors that say more than "wrong shape"."""
-    if t.shape == shape:
-        return
-    if t.ndim == x.ndim and t.dtype.kind == "f" and t.shape != x.shape:
-        raise ShapeError(f"targets: expected probabilities of the logits' shape {x.shape}, got {t.shape}")
-    if x.ndim == 1 and t.ndim > 1 and t.dtype.kind == "f":
-        raise ShapeError(
-            f"logits, targets: expected logits first and targets second, got shapes {x.shape} and {t.shape}: "
-            "they look swapped"
-        )
-    if t.shape == x.shape and t.dtype.kind in "iu":
-        raise ShapeError(
-            f"targets: expected shape {shape} (class ids), got {t.shape} of {t.dtype}, the logits' own shape; "
-            "for one-hot or soft targets pass floats, for class ids drop the class axis"
-        )
-    for other in range(x.ndim):
-        if other != axis and t.shape == x.shape[:other] + x.shape[other + 1 :]:
-            raise ShapeError(
-                f"targets: expected shape {shape} for class axis {axis} of logits {x.shape}, got {t.shape}; "
-                f"that shape fits axis={other}"
-            )
-
-
-def _sparse_targets(task: CrossEntropyTask, pair: tuple[Any, Any], shape: tuple[int, ...], v: int) -> None:
-    ids, probs = np.asarray(pair[0]), np.asarray(pair[1])
-    if ids.dtype.kind not in "iu":
-        raise DTypeError(f"targets: expected (ids, probs) with integer ids, got ids of {ids.dtype}")
-    if ids.shape != probs.shape or ids.shape[:-1] != shape or ids.ndim == 0:
-        raise ShapeError(f"targets: expected (ids, probs) of shape {shape} + (K,), got {ids.shape} and {probs.shape}")
-    k = ids.shape[-1]
-    bad = (ids < 0) | (ids >= v)
-    absent = probs == 0.0
-    if (bad & ~absent).any():
-        first = tuple(int(i) for i in np.argwhere(bad & ~absent)[0])
-        raise LabelError(
-            f"targets: expected ids from 0 to {v - 1}, got {int(ids[first])} at position {first} "
-            f"({int((bad & ~absent).sum())} of {ids.size} out of range)"
-        )
-    task.ids = np.ascontiguousarray(np.where(bad, 0, ids).reshape(-1, k), dtype=np.int64)
-    task.id_probs = np.ascontiguousarray(probs.reshape(-1, k), dtype=np.float64)
-    if not np.isfinite(task.id_probs).all():
-        raise OptionError("targets: expected finite probabilities, got NaN or infinity")
-
-
-def _check_probs(probs: Array, shape: tuple[int, ...]) -> None:
-    """Refuse probabilities below 0 or not a number: a loss from them would be one too."""
-    low = probs.min(axis=2, initial=0.0)
-    if not (low >= 0).all():  # also false for NaN
-        first = int(np.argmax(~(low.reshape(-1) >= 0)))
-        where = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
-        raise OptionError(f"targets: expected probabilities of at least 0, got a negative or NaN one in row {where}")
 
 
 def _sequence_ids(o: LossOptions, shape: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
@@ -242,7 +143,7 @@ def reduce_loss(o: LossOptions, p: Problem, run: Callable[[CrossEntropyTask], No
         task.block_sums = np.empty(row_blocks(n))
     run(task)
     if o.nonfinite == "raise" and task.loss is not None:
-        _raise_nonfinite(task.loss, p.shape)
+        raise_nonfinite(task.loss, p.shape)
     if scalar:
         assert task.block_sums is not None
         total = (
@@ -250,33 +151,40 @@ def reduce_loss(o: LossOptions, p: Problem, run: Callable[[CrossEntropyTask], No
         )
         if p.weights.n_live == 0 and o.reduction == "mean" and o.normalizer is None:
             return 0.0 if o.empty == "zero" else math.nan
-        return total / div if div != 0.0 else _over_zero(total)
+        return total / div if div != 0.0 else _over_zero(total, o.empty)
     assert task.loss is not None
     if o.reduction == "none":
         return task.loss.reshape(p.shape)
     sums, shape = _row_sums(o, p, task.loss)
     if o.reduction == "sequence_mean":
         weight, _ = _row_sums(o, p, None)
+        if o.empty == "raise" and (weight == 0.0).any():
+            first = int((weight == 0.0).argmax())
+            raise OptionError(
+                f"targets: expected a live row in every sequence, got none in sequence {first} "
+                f"({int((weight == 0.0).sum())} of {weight.size}); pass empty='nan' or empty='zero' to go on"
+            )
         empty = 0.0 if o.empty == "zero" else math.nan
         sums = np.divide(sums, weight, out=np.full_like(sums, empty), where=weight != 0.0)
     return sums.astype(row_dtype(p.logits.dtype)).reshape(shape)
 
 
-def _over_zero(total: float) -> float:
+def _over_zero(total: float, empty: str) -> float:
+    if total == 0.0 and empty == "zero":  # live rows, but of classes that weigh nothing
+        return 0.0
     return math.nan if total == 0.0 or math.isnan(total) else math.copysign(math.inf, total)
 
 
-def _raise_nonfinite(loss: Array, shape: tuple[int, ...]) -> None:
-    from fastnll.errors import VerificationError
-
+def raise_nonfinite(loss: Array, shape: tuple[int, ...]) -> None:
+    """Raise VerificationError for the first row whose loss is NaN or infinite."""
     bad = ~np.isfinite(loss)
     if bad.any():
         first = int(bad.argmax())
         where = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
         raise VerificationError(
             f"logits: expected finite losses, got {float(loss[first])} in row {where[0] if len(where) == 1 else where} "
-            f"({int(bad.sum())} of {loss.size} rows); look for NaN or inf in that row's logits, or a target whose logit "
-            "is -inf"
+            f"({int(bad.sum())} of {loss.size} rows); look for NaN or inf in that row's logits, or a target "
+            "whose logit is -inf"
         )
 
 

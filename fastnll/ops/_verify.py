@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.dtypes import FLOATS, row_dtype
+from fastnll.dtypes import float_type, row_dtype
 from fastnll.errors import VerificationError
 from fastnll.kernels import reference
 from fastnll.kernels.spec import OPS, CrossEntropyTask
@@ -19,6 +19,10 @@ from fastnll.options import LossOptions
 __all__ = ["verified"]
 
 Array = npt.NDArray[Any]
+
+
+# Results below this may be flushed, or have few bits.
+_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-23}
 
 
 def verified(
@@ -36,9 +40,15 @@ def verified(
             task.loss = np.empty(n, row_dtype(p.logits.dtype))
         kernel(task)
         reference.cross_entropy(expected)
-        _compare(task, expected, rows, FLOATS[p.logits.dtype.name].eps, p.shape)
+        _compare(task, expected, rows, _eps(p.logits), p.shape)
 
     return run
+
+
+def _eps(a: Array) -> float:
+    found = float_type(a.dtype)
+    assert found is not None
+    return found.eps
 
 
 def _sample(n: int, share: float) -> Array:
@@ -93,18 +103,52 @@ def _compare(
 ) -> None:
     """Raise where a row's loss or gradient is further from float64 than the op's bound."""
     assert task.loss is not None and expected.loss is not None
-    bound = 8.0 * OPS["cross_entropy"].eps
     loss_eps = 2.0**-52 if task.x.dtype == np.float64 else 2.0**-23
+    # exp of a rounded difference errs by the difference' size, and a transformed logit by its own.
+    size, spread = _reach(expected)
+    changed = task.temperature != 1.0 or task.softcap != 0.0
+    units = 8.0 * OPS["cross_entropy"].eps + spread + (size if changed else 0.0)
     got, want = task.loss[rows].astype(np.float64), expected.loss
-    weight = np.ones(rows.size) if expected.row_weight is None else np.abs(expected.row_weight)
-    scale = np.abs(want) + weight * (1.0 + task.z_loss)
-    _raise_beyond(np.abs(got - want), bound * loss_eps * scale, got, want, rows, "loss", shape)
+    factor = np.ones(rows.size) if expected.row_weight is None else np.abs(expected.row_weight)
+    heaviest = 1.0 if task.class_weight is None else float(task.class_weight.max(initial=1.0))
+    mass = heaviest * _largest_target(expected)
+    with np.errstate(all="ignore"):
+        allowed = units * loss_eps * (np.abs(want) + factor * (mass + heaviest * task.smoothing + task.z_loss))
+        _raise_beyond(np.abs(got - want), allowed, got, want, rows, "loss", shape)
     if task.grad is not None and expected.grad is not None:
         outer, inner = np.divmod(rows, task.x.shape[1])
         g, w = task.grad[outer, inner].astype(np.float64), expected.grad[0]
-        gap = np.abs(g - w).max(axis=1)
-        size = np.abs(w).max(axis=1)
-        _raise_beyond(gap, bound * eps * size + 1e-300, g.max(axis=1), w.max(axis=1), rows, "gradient", shape)
+        if expected.grad_weight is not None:
+            factor = np.abs(expected.grad_weight)
+        with np.errstate(all="ignore"):
+            gap = np.abs(g - w).max(axis=1, initial=0.0)
+            # p - q of a soft target or of smoothing cancels: the error is that of its terms.
+            terms = (0.0 if task.targets is not None else mass) + heaviest * task.smoothing / task.x.shape[2]
+            largest = np.abs(w).max(axis=1) + factor * abs(task.grad_scale) * terms
+            allowed = units * loss_eps * largest + eps * largest + _TINY[task.grad.dtype.name]
+        _raise_beyond(gap, allowed, g.max(axis=1), w.max(axis=1), rows, "gradient", shape)
+
+
+def _reach(expected: CrossEntropyTask) -> tuple[Array, Array]:
+    """Return each row's largest |a| and its spread, as far as exp sees it."""
+    a = expected.x[0].astype(np.float64) / expected.temperature
+    if expected.class_mask is not None:
+        a = np.where(expected.class_mask[0], a, -np.inf)
+    finite = np.isfinite(a)
+    if expected.softcap:
+        a = np.clip(a, -expected.softcap, expected.softcap)
+    size = np.where(finite, np.abs(a), 0.0).max(axis=1)
+    top = np.where(finite, a, -np.inf).max(axis=1, initial=-1e300)
+    spread = top - np.where(finite, a, np.inf).min(axis=1, initial=1e300)
+    return size, np.clip(spread, 0.0, 750.0)
+
+
+def _largest_target(expected: CrossEntropyTask) -> Any:
+    if expected.probs is not None:
+        return np.abs(expected.probs[0].astype(np.float64)).max(axis=1)
+    if expected.id_probs is not None:
+        return np.abs(expected.id_probs).sum(axis=1)
+    return 1.0
 
 
 def _raise_beyond(

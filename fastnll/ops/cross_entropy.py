@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastnll.dtypes import row_dtype
 from fastnll.errors import OptionError
 from fastnll.kernels import registry
-from fastnll.ops._problem import Problem, grad_factors, make_problem, prepare_grad, reduce_loss
+from fastnll.ops._problem import Problem, grad_factors, make_problem, prepare_grad, raise_nonfinite, reduce_loss
 from fastnll.ops._verify import verified
 from fastnll.options import LossOptions
 
@@ -98,6 +98,8 @@ def details_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> CrossEn
     task.loss, task.lse, task.entropy = (np.empty(n, rows) for _ in range(3))
     task.argmax, task.rank = np.empty(n, np.int64), np.empty(n, np.int64)
     p.plan.backend.cross_entropy(task)
+    if o.nonfinite == "raise":
+        raise_nonfinite(task.loss, p.shape)
     correct = task.argmax == task.targets.reshape(-1)
     if task.row_weight is not None:
         correct &= task.row_weight != 0.0

@@ -7,15 +7,15 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import as_float_array, as_targets, check_axis, rows_view, split_axes
-from fastnll.dtypes import row_dtype
-from fastnll.errors import LabelError, OptionError, ShapeError
+from fastnll.arrays import as_float_array, as_targets, check_axis, out_rows, rows_view, split_axes
+from fastnll.dtypes import float_type, row_dtype
+from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastnll.kernels.spec import CrossEntropyTask, GatherTask, row_blocks
 from fastnll.ops._problem import make_problem, reduce_loss
 from fastnll.options import LossOptions
 from fastnll.plan import make_plan
 
-__all__ = ["nll_loss", "nll_with", "selected_log_probs"]
+__all__ = ["nll_loss", "nll_with", "selected_log_probs", "selected_log_probs_vjp"]
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +26,7 @@ _NEEDS_LOGITS = ("label_smoothing", "z_loss", "softcap", "class_mask", "verify")
 def nll_with(o: LossOptions, log_probs: npt.ArrayLike, targets: Any) -> Any:
     """Return the loss of given log-probabilities for checked options."""
     for name in _NEEDS_LOGITS:
-        if getattr(o, name):
+        if getattr(o, name) is not None and np.any(getattr(o, name)):
             raise OptionError(f"{name}: expected an option of nll_loss, got one that needs logits; use cross_entropy")
     if o.temperature != 1.0:
         raise OptionError("temperature: expected 1 for nll_loss, whose input is normalised; use cross_entropy")
@@ -129,6 +129,87 @@ def selected_log_probs(
     >>> selected_log_probs(np.log([[0.5, 0.25, 0.25]]), [[0, 2]]).round(6).tolist()
     [[-0.693147, -1.386294]]
     """
+    x, _, rows, checked = _selection(logits, ids, axis)
+    n = rows.shape[0] * rows.shape[1]
+    columns = checked.size // n if n else 1
+    out = np.empty((n, columns), row_dtype(x.dtype))
+    plan = make_plan(rows.size, threads)
+    plan.backend.gather(GatherTask(rows, _flat_ids(checked, n, columns), out, False, plan.threads))
+    return out.reshape(checked.shape)
+
+
+def selected_log_probs_vjp(
+    logits: npt.ArrayLike,
+    ids: Any,
+    grad: Any,
+    *,
+    axis: SupportsIndex = -1,
+    out: Array | None = None,
+    threads: SupportsIndex | None = None,
+) -> Array:
+    r"""Return the vector-Jacobian product of `selected_log_probs`.
+
+    With :math:`p = \mathrm{softmax}(x)`: :math:`\sum_k g_k\,\partial \log p_{i_k} / \partial x_v
+    = \sum_k g_k (\delta_{v i_k} - p_v)`, which is the gradient of the cross-entropy with the sparse targets
+    :math:`(i, -g)`: one pass over the logits, and nothing else of their size.
+
+    Parameters
+    ----------
+    logits : array_like (..., V, ...)
+        As given to `selected_log_probs`.
+    ids : integer array (...,) or (..., K)
+        As given to `selected_log_probs`; an id may come up several times.
+    grad : float array
+        Upstream gradient, of the ids' shape.
+    axis : int
+        The class axis of the logits.
+    out : ndarray, optional
+        Receives the gradient; of the logits' shape and dtype. May be `logits` itself.
+    threads : int, optional
+        Threads for this call.
+
+    Returns
+    -------
+    ndarray
+        Gradient with respect to the logits, in their shape and dtype.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If the arrays do not fit each other.
+    LabelError
+        If an id is no class.
+
+    References
+    ----------
+    `fastnll.kernels.reference.cross_entropy` has the derivation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> selected_log_probs_vjp(np.log([[0.5, 0.25, 0.25]]), [0], [1.0]).tolist()
+    [[0.5, -0.25, -0.25]]
+    """
+    x, index, rows, checked = _selection(logits, ids, axis)
+    g = np.asarray(grad)
+    if float_type(g.dtype) is None and g.dtype.kind not in "iuf":
+        raise DTypeError(f"grad: expected numbers, got {g.dtype}")
+    if g.shape != checked.shape:
+        raise ShapeError(f"grad: expected shape {checked.shape}, that of the ids, got {g.shape}")
+    n = rows.shape[0] * rows.shape[1]
+    columns = checked.size // n if n else 1
+    result, out_view, finish = out_rows(out, (x,), index, rows.shape)
+    plan = make_plan(rows.size, threads)
+    task = CrossEntropyTask(rows, ids=_flat_ids(checked, n, columns), grad=out_view, threads=plan.threads)
+    task.id_probs = -g.astype(np.float64).reshape(n, columns)
+    plan.backend.cross_entropy(task)
+    if finish is not None:
+        finish()
+    return result
+
+
+def _selection(logits: npt.ArrayLike, ids: Any, axis: SupportsIndex) -> tuple[Array, int, Array, Array]:
+    """Return (logits, class axis, rows, checked ids)."""
     x = as_float_array(logits, "logits")
     index = check_axis(axis, x.ndim, "logits")
     last = split_axes(x, index)
@@ -138,18 +219,15 @@ def selected_log_probs(
     if wanted.shape != shape and wanted.shape[:-1] != shape:
         raise ShapeError(f"ids: expected shape {shape} or {shape} + (K,), got {wanted.shape}")
     checked = as_targets(ids, wanted.shape, "ids")
-    n = rows.shape[0] * rows.shape[1]
-    columns = 1 if checked.shape == shape else checked.shape[-1]
-    flat = checked.reshape(n, columns)
-    bad = (flat < 0) | (flat >= rows.shape[2])
+    bad = (checked < 0) | (checked >= rows.shape[2])
     if bad.any():
-        first = int(bad.reshape(-1).argmax())
-        where = tuple(int(i) for i in np.unravel_index(first, checked.shape)) if checked.shape else ()
+        where = tuple(int(i) for i in np.argwhere(bad)[0]) if checked.shape else ()
         raise LabelError(
-            f"ids: expected class ids from 0 to {rows.shape[2] - 1}, got {int(flat.reshape(-1)[first])} at position "
-            f"{where[0] if len(where) == 1 else where} ({int(bad.sum())} of {flat.size} out of range)"
+            f"ids: expected class ids from 0 to {rows.shape[2] - 1}, got {int(checked[where])} at position "
+            f"{where[0] if len(where) == 1 else where} ({int(bad.sum())} of {checked.size} out of range)"
         )
-    out = np.empty((n, columns), row_dtype(x.dtype))
-    plan = make_plan(rows.size, threads)
-    plan.backend.gather(GatherTask(rows, np.ascontiguousarray(flat, dtype=np.int64), out, False, plan.threads))
-    return out.reshape(checked.shape)
+    return x, index, rows, checked
+
+
+def _flat_ids(ids: Array, n: int, columns: int) -> Array:
+    return np.ascontiguousarray(ids.reshape(n, columns), dtype=np.int64)

@@ -13,6 +13,7 @@ cdef extern from "probes.h" nogil:
     const fastnll_probe_table *fastnll_probe_get(int index)
     int fastnll_probe_threads(int threads)
     int fastnll_probe_has_openmp()
+    double fastnll_probe_scalar(const float *x, const long long *t, Py_ssize_t n, Py_ssize_t v, int threads)
     void fastnll_probe_fill(float *x, Py_ssize_t n, int threads)
     double fastnll_probe_read(const fastnll_probe_table *table, const float *x, Py_ssize_t n, int reps, int threads)
     void fastnll_probe_copy(const fastnll_probe_table *table, int stream, float *dst, const float *src,
@@ -110,6 +111,21 @@ def update(float[::1] x not None, float factor=1.0, int isa=0, int reps=1, int t
     if x.shape[0]:
         with nogil:
             fastnll_probe_update(table, &x[0], factor, x.shape[0], reps, threads)
+
+
+def scalar_cross_entropy(const float[:, ::1] x not None, const long long[::1] t not None, int threads=1):
+    """Mean cross-entropy of the rows of x, one logit at a time with the C library's expf: what vector code is held against."""
+    cdef Py_ssize_t i
+    cdef double total
+    _check(1, threads)
+    if t.shape[0] != x.shape[0] or x.shape[0] == 0 or x.shape[1] == 0:
+        raise ValueError(f"t: expected {x.shape[0]} targets of a matrix that is not empty, got {t.shape[0]}")
+    for i in range(t.shape[0]):
+        if not 0 <= t[i] < x.shape[1]:
+            raise ValueError(f"t: expected class ids below {x.shape[1]}, got {t[i]}")
+    with nogil:
+        total = fastnll_probe_scalar(&x[0, 0], &t[0], x.shape[0], x.shape[1], threads)
+    return total / x.shape[0]
 
 
 def exp_f32(const float[::1] x not None, int isa=0, int reps=1, int threads=1):

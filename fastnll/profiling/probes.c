@@ -2,6 +2,7 @@
  * table the processor can run is picked when it is asked for. */
 #include "probes.h"
 
+#include <math.h>
 #include <stdint.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -156,6 +157,32 @@ static ptrdiff_t slice_start(ptrdiff_t n, int id, int count)
 {
     ptrdiff_t pages = n / 1024;
     return id == count ? n : pages / count * id * 1024 + (pages % count) * id / count * 1024;
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("no-tree-vectorize", "no-tree-slp-vectorize")))
+#endif
+static double scalar_row(const float *x, long long t, ptrdiff_t v)
+{
+    float m = x[0];
+    double s = 0.0;
+    for (ptrdiff_t i = 1; i < v; i++)
+        m = x[i] > m ? x[i] : m;
+    for (ptrdiff_t i = 0; i < v; i++)
+        s += expf(x[i] - m);
+    return (double)m - x[t] + log(s);
+}
+
+double fastnll_probe_scalar(const float *x, const long long *t, ptrdiff_t n, ptrdiff_t v, int threads)
+{
+    double total = 0.0;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) reduction(+ : total) schedule(static)
+#endif
+    for (ptrdiff_t i = 0; i < n; i++)
+        total += scalar_row(x + i * v, t[i], v);
+    (void)threads;
+    return total;
 }
 
 void fastnll_probe_fill(float *x, ptrdiff_t n, int threads)

@@ -32,6 +32,9 @@ const fastnll_probe_table *fastnll_probe_get(int index);
 int fastnll_probe_threads(int threads);
 int fastnll_probe_has_openmp(void);
 
+/* The sum of the cross-entropies of n rows of v classes, computed as a textbook would: the loop that vector code is held against. */
+double fastnll_probe_scalar(const float *x, const long long *t, ptrdiff_t n, ptrdiff_t v, int threads);
+
 void fastnll_probe_fill(float *x, ptrdiff_t n, int threads);
 double fastnll_probe_read(const fastnll_probe_table *table, const float *x, ptrdiff_t n, int reps, int threads);
 void fastnll_probe_copy(const fastnll_probe_table *table, int stream, float *dst, const float *src, ptrdiff_t n,

@@ -1,4 +1,4 @@
-"""Numbers of the Numba kernels: polynomials fitted by ``benchmarks/fit_exp.py``, sizes, storage codes."""
+"""Numbers of the Numba kernels: polynomials fitted by ``benchmarks/fit_elementary.py``, sizes, storage codes."""
 
 from __future__ import annotations
 

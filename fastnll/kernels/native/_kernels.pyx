@@ -18,7 +18,7 @@ import os
 import numpy as np
 
 from fastnll import config
-from fastnll.dtypes import FLOATS, INTEGERS
+from fastnll.dtypes import INTEGERS, float_type
 from fastnll.kernels.spec import TargetScan
 
 cdef enum:
@@ -37,8 +37,11 @@ cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
 cdef dict _table_index = {_tables[i].name.decode(): i for i in range(_n_tables)}
 cdef object _int64 = np.dtype(np.int64)
 cdef bint _default_env = not (os.environ.get("FASTNLL_BACKEND") or os.environ.get("FASTNLL_ISA"))
-cdef dict _float_codes = {name: float_type.code for name, float_type in FLOATS.items()}
-cdef dict _integer_codes = {name: code for code, name in enumerate(INTEGERS)}
+cdef dict _integer_codes = {np.dtype(name): code for code, name in enumerate(INTEGERS)}
+
+
+cdef int _float_code(object dtype) except -1:
+    return float_type(dtype).code
 
 
 def isas():
@@ -61,7 +64,7 @@ cdef int _fill(fnll_array *to, object a, bint writable) except -1:
     """Read the pointer and element strides of an array of 1 to 3 axes. The task keeps the array alive."""
     cdef Py_buffer view
     cdef Py_ssize_t size
-    if a.dtype.name == "bfloat16":
+    if a.dtype.kind == "V":  # bfloat16 of ml_dtypes has no buffer of its own
         a = a.view(np.uint16)
     PyObject_GetBuffer(a, &view, PyBUF_STRIDES | (PyBUF_WRITABLE if writable else 0))
     size = view.itemsize
@@ -224,7 +227,7 @@ cdef int _softmax(object task, int op) except -1:
     c.op = op
     _set_out(&c, task.out, x)
     c.lse = <double *>_pointer(lse)
-    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads, NULL)
+    _run(&_table().storage[_float_code(x.dtype)], &c, x.itemsize, task.threads, NULL)
     if lse is not None:
         _copy_back(task.lse, lse)
     return 0
@@ -245,7 +248,7 @@ def softmax_vjp(task):
     cdef fnll_task c
     cdef object y = task.y
     cdef int log = task.log, threads = task.threads
-    cdef const fnll_kernels *kernels = &_table().storage[<int>_float_codes[y.dtype.name]]
+    cdef const fnll_kernels *kernels = &_table().storage[_float_code(y.dtype)]
     cdef int64_t n, rows, items, item, bytes_each
     cdef char *scratch = NULL
     _shape(&c, y)
@@ -279,10 +282,10 @@ def cross_entropy(task):
     _set_out(&c, task.grad, x)
     if targets is not None:
         _fill(&c.t, targets, False)
-        c.t_code = _integer_codes[targets.dtype.name]
+        c.t_code = _integer_codes[targets.dtype]
     if probs is not None:
         _fill(&c.q, probs, False)
-        c.q_code = _float_codes[probs.dtype.name]
+        c.q_code = _float_code(probs.dtype)
     if task.ids is not None:
         c.k = task.ids.shape[1]
         c.ids = <const int64_t *>_pointer(task.ids)
@@ -307,7 +310,7 @@ def cross_entropy(task):
     c.entropy = <double *>_pointer(entropy)
     c.argmax = <int64_t *>_pointer(task.argmax)
     c.rank = <int64_t *>_pointer(task.rank)
-    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads,
+    _run(&_table().storage[_float_code(x.dtype)], &c, x.itemsize, task.threads,
          <double *>_pointer(task.block_sums))
     for result, buffer in ((task.loss, loss), (task.lse, lse), (task.entropy, entropy)):
         if result is not None:
@@ -328,7 +331,7 @@ def gather(task):
     c.k = task.ids.shape[1]
     c.ids = <const int64_t *>_pointer(task.ids)
     c.picked = <double *>_pointer(picked)
-    _run(&_table().storage[<int>_float_codes[x.dtype.name]], &c, x.itemsize, task.threads, NULL)
+    _run(&_table().storage[_float_code(x.dtype)], &c, x.itemsize, task.threads, NULL)
     _copy_back(task.out, picked)
 
 
@@ -341,7 +344,7 @@ def sgd_update(task):
     cdef char *buffer = <char *>_pointer(task.buffer)
     cdef int64_t n = p.size, size = p.itemsize, chunk = 1 << 15, items, item
     cdef int threads = task.threads
-    cdef const fnll_kernels *kernels = &_table().storage[<int>_float_codes[p.dtype.name]]
+    cdef const fnll_kernels *kernels = &_table().storage[_float_code(p.dtype)]
     u.lr, u.momentum, u.dampening = task.lr, task.momentum, task.dampening
     u.weight_decay, u.grad_scale = task.weight_decay, task.grad_scale
     u.nesterov, u.maximize, u.first_step = task.nesterov, task.maximize, task.first_step
@@ -385,7 +388,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
         i = 0
     else:
         return None
-    code = _integer_codes.get(targets.dtype.name, -1) if targets.dtype is not _int64 else 7
+    code = _integer_codes.get(targets.dtype, -1) if targets.dtype is not _int64 else 7
     if code < 0:
         return None
     memset(&c, 0, sizeof(c))
@@ -438,7 +441,7 @@ def scan_targets(targets, n_classes, ignore, threads=1):
     """Count ignored targets and those outside 0 .. n_classes - 1; one pass on the calling thread."""
     cdef fnll_array t
     cdef int64_t outer = 1, inner = 1, ignored = 0, bad = 0, first = -1, skip = 0, v = n_classes
-    cdef int code = _integer_codes[targets.dtype.name], has = ignore is not None
+    cdef int code = _integer_codes[targets.dtype], has = ignore is not None
     cdef tuple shape
     if targets.ndim > 2:
         targets = targets.reshape(-1, targets.shape[targets.ndim - 1])  # wraparound is off

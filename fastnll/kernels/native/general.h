@@ -296,7 +296,8 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     S(sums) u = S(row_sums)(task, a, q, r, s.lse);
     const double c_t = hard ? (task->target_weight ? task->target_weight[r] : 1.0) : 0.0;
     const double lse = s.lse + shift, live = u.live ? (double)u.live : 1.0;
-    double loss = (1.0 - eps) * (hard ? (c_t != 0.0 ? c_t * s.nll : 0.0) : u.target);
+    double loss = hard ? (c_t != 0.0 ? c_t * s.nll : 0.0) : u.target;
+    loss = eps != 1.0 ? (1.0 - eps) * loss : 0.0; /* 0 * inf = 0 */
     if (eps != 0.0) loss += eps / live * u.smooth;
     if (task->z_loss != 0.0) loss += task->z_loss * lse * lse;
     if (task->loss) task->loss[r - task->loss_from] = weight * loss;

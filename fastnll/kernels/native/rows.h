@@ -18,7 +18,7 @@ inline_always VEC S(ld_skip)(const STYPE *p, int64_t m, int64_t skip) {
 /* kept, where given, receives the exponentials: a second sweep then only scales them. */
 inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept) {
     const VEC kk = F(set)(k);
-    VEC a0 = F(set)(0), a1 = a0, a2 = a0, a3 = a0, e;
+    VEC a0 = F(set)(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, e;
     const int64_t whole = n - n % (4 * W);
     int64_t hole = skip < 0 ? whole : skip - skip % (4 * W);
     if (hole > whole) hole = whole;
@@ -29,12 +29,18 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
     to += e
     for (int part = 0; part < 2; part++) {
         const int64_t end = part ? whole : hole;
-        for (; i < end; i += 4 * W) {
-            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
-            ADD(a0, S(ld)(x + i), i);
-            ADD(a1, S(ld)(x + i + W), i + W);
-            ADD(a2, S(ld)(x + i + 2 * W), i + 2 * W);
-            ADD(a3, S(ld)(x + i + 3 * W), i + 3 * W);
+        while (i < end) {
+            /* Runs of 16 additions: a term that is most of the sum must not round each of the others that its lane takes. */
+            const int64_t run = i + 64 * W < end ? i + 64 * W : end;
+            for (; i < run; i += 4 * W) {
+                for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
+                ADD(a0, S(ld)(x + i), i);
+                ADD(a1, S(ld)(x + i + W), i + W);
+                ADD(a2, S(ld)(x + i + 2 * W), i + 2 * W);
+                ADD(a3, S(ld)(x + i + 3 * W), i + 3 * W);
+            }
+            b0 += a0, b1 += a1, b2 += a2, b3 += a3;
+            a0 = a1 = a2 = a3 = F(set)(0);
         }
         if (!part && i < whole)
             for (int j = 0; j < 4; j++, i += W) {
@@ -48,7 +54,7 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
         a1 += e;
     }
 #undef ADD
-    return CAT(sum_, T)((a0 + a1) + (a2 + a3));
+    return CAT(sum_, T)(((a0 + b0) + (a1 + b1)) + (b2 + b3));
 }
 
 static double S(sum_only)(const STYPE *x, int64_t n, REAL k, int64_t skip) { return S(block_sum)(x, n, k, skip, 0); }
