@@ -1,5 +1,6 @@
 """fastnll: the negative log-likelihood, its gradient and its minimum, fast on CPUs."""
 
+from fastnll.accumulate import Accumulator, VocabularyShard, merge_shards, shard_state
 from fastnll.config import using
 from fastnll.data import FeatureDataset, SequenceDataset
 from fastnll.errors import (
@@ -35,6 +36,7 @@ from fastnll.training import fit
 
 __all__ = [
     "SGD",
+    "Accumulator",
     "BackendError",
     "CrossEntropy",
     "CrossEntropyDetails",
@@ -48,6 +50,7 @@ __all__ = [
     "SequenceDataset",
     "ShapeError",
     "VerificationError",
+    "VocabularyShard",
     "cross_entropy",
     "cross_entropy_details",
     "cross_entropy_value_and_grad",
@@ -56,10 +59,12 @@ __all__ = [
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
+    "merge_shards",
     "nll_loss",
     "selected_log_probs",
     "selected_log_probs_vjp",
     "sgd_update",
+    "shard_state",
     "softmax",
     "softmax_vjp",
     "using",

@@ -20,7 +20,7 @@ LAYERS = (
     ("weights",),
     ("ops",),
     ("clipping", "schedules"),
-    ("losses", "optim"),
+    ("losses", "named", "accumulate", "optim"),
     ("models",),
     ("objective",),
     ("sampling", "checkpoint"),

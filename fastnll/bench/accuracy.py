@@ -49,7 +49,6 @@ class AccuracyRow:
     left_out: dict[str, str]
 
 
-
 def accuracy_inputs(name: str, *, quick: bool = False) -> tuple[Array, npt.NDArray[np.int64]]:
     """Return float32 logits (N, V) and targets (N,).
 

@@ -84,9 +84,7 @@ def _draw_speed_up(axes: Any, cases: list[dict[str, Any]], name: str) -> None:
     """Draw how many times longer each peer takes, by V; float32 cases with the class axis last and many rows."""
     op = _OPS[name][0]
     chosen = [
-        case
-        for case in cases
-        if case["op"] == op and case["dtype"] == "float32" and _on_curve(case) and _main(case)
+        case for case in cases if case["op"] == op and case["dtype"] == "float32" and _on_curve(case) and _main(case)
     ]
     for peer in peer_columns(chosen):
         points: dict[int, list[float]] = {}

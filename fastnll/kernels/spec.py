@@ -54,6 +54,8 @@ class SoftmaxTask:
     log : bool
         Whether `out` receives logarithms.
     threads : int
+    fresh : bool
+        Whether the pages of `out` have not been touched yet.
     """
 
     x: Array
@@ -61,6 +63,7 @@ class SoftmaxTask:
     lse: Array | None = None
     log: bool = False
     threads: int = 1
+    fresh: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +136,8 @@ class CrossEntropyTask:
     argmax, rank : (N,) int64 arrays, optional
         First class with the largest a; number of classes with a larger a than the target's.
     threads : int
+    fresh : bool
+        Whether the pages of `grad` have not been touched yet.
     """
 
     x: Array
@@ -158,6 +163,7 @@ class CrossEntropyTask:
     argmax: Array | None = None
     rank: Array | None = None
     threads: int = 1
+    fresh: bool = False
 
 
 @dataclass(slots=True, eq=False)

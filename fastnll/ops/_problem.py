@@ -246,7 +246,7 @@ def prepare_grad(p: Problem, out: Array | None) -> tuple[Array, Callable[[], Non
     if out is not None and task.targets is not None and np.may_share_memory(out, task.targets):
         task.targets = task.targets.copy()
     v = task.x.shape[2]
-    task.grad = rows[..., :v]
+    task.grad, task.fresh = rows[..., :v], out is None
     if v == columns:
         return result, finish
 

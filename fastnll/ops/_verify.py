@@ -124,6 +124,10 @@ def _compare(
             gap = np.abs(g - w).max(axis=1, initial=0.0)
             # p - q of a soft target or of smoothing cancels: the error is that of its terms.
             terms = (0.0 if task.targets is not None else mass) + heaviest * task.smoothing / task.x.shape[2]
+            if task.softcap or task.z_loss:
+                # So do 1 - tanh^2 of a saturated logit, and the target's term with that of z_loss.
+                terms = terms + mass + 2.0 * task.z_loss * (size + np.log(task.x.shape[2]))
+            terms = terms / task.temperature
             largest = np.abs(w).max(axis=1) + factor * abs(task.grad_scale) * terms
             allowed = units * loss_eps * largest + eps * largest + _TINY[task.grad.dtype.name]
         _raise_beyond(gap, allowed, g.max(axis=1), w.max(axis=1), rows, "gradient", shape)
@@ -158,7 +162,9 @@ def _raise_beyond(
     if bad.any():
         i = int(bad.argmax())
         where = tuple(int(k) for k in np.unravel_index(int(rows[i]), shape)) if shape else ()
+        at = where[0] if len(where) == 1 else where
         raise VerificationError(
-            f"verify: expected the {what} of row {where} to agree with float64 to {allowed[i]:.3g}, got {got[i]!r} for "
-            f"{want[i]!r} ({int(bad.sum())} of {rows.size} rows checked); please report this with fastnll.info()"
+            f"verify: expected the {what} of row {at} to agree with float64 to {allowed[i]:.3g}, "
+            f"got {float(got[i])!r} for "
+            f"{float(want[i])!r} ({int(bad.sum())} of {rows.size} rows checked); please report this with fastnll.info()"
         )

@@ -91,7 +91,7 @@ def _softmax(x: npt.ArrayLike, axis: SupportsIndex, out: Array | None, threads: 
     rows = rows_view(split_axes(a, axis), "x")
     result, out_view, finish = out_rows(out, (a,), axis, rows.shape)
     plan = make_plan(rows.size, threads)
-    plan.backend.softmax(SoftmaxTask(rows, out=out_view, log=log, threads=plan.threads))
+    plan.backend.softmax(SoftmaxTask(rows, out=out_view, log=log, threads=plan.threads, fresh=out is None))
     if finish is not None:
         finish()
     return result

@@ -31,6 +31,7 @@ cdef enum:
     # Largest batch that the short way in takes: it runs on one thread.
     SMALL_ELEMENTS = 8192
     ROW_BLOCKS = 8
+    SCAN_ROWS = 1 << 16
 
 cdef const fnll_table *_tables[MAX_TABLES]
 cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
@@ -105,7 +106,7 @@ cdef int _shape(fnll_task *c, object x) except -1:
     return 0
 
 
-cdef int _set_out(fnll_task *c, object out, object x) except -1:
+cdef int _set_out(fnll_task *c, object out, object x, bint fresh) except -1:
     if out is None:
         return 0
     _fill(&c.out, out, True)
@@ -113,7 +114,8 @@ cdef int _set_out(fnll_task *c, object out, object x) except -1:
     cdef int64_t row = c.v * x.itemsize, least = STREAM_ROW
     if <size_t>c.out.p % 64 == 0 and c.out.inner * x.itemsize % 64 == 0 and c.out.outer * x.itemsize % 64 == 0:
         least = STREAM_ALIGNED_ROW
-    c.stream = (c.out.p != c.x.p and c.out.cls == 1 and row >= least
+    # The pages of a fresh array are zeroed through the caches as they are touched: bypassing those would pay twice.
+    c.stream = (not fresh and c.out.p != c.x.p and c.out.cls == 1 and row >= least
                 and c.outer * c.inner * row >= STREAM_BYTES)
     return 0
 
@@ -225,7 +227,7 @@ cdef int _softmax(object task, int op) except -1:
     cdef object x = task.x, lse = _double(task.lse)
     _shape(&c, x)
     c.op = op
-    _set_out(&c, task.out, x)
+    _set_out(&c, task.out, x, task.fresh)
     c.lse = <double *>_pointer(lse)
     _run(&_table().storage[_float_code(x.dtype)], &c, x.itemsize, task.threads, NULL)
     if lse is not None:
@@ -279,7 +281,7 @@ def cross_entropy(task):
     cdef object loss = _double(task.loss), lse = _double(task.lse), entropy = _double(task.entropy)
     _shape(&c, x)
     c.op = FNLL_CROSS_ENTROPY
-    _set_out(&c, task.grad, x)
+    _set_out(&c, task.grad, x, task.fresh)
     if targets is not None:
         _fill(&c.t, targets, False)
         c.t_code = _integer_codes[targets.dtype]
@@ -438,7 +440,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
 
 
 def scan_targets(targets, n_classes, ignore, threads=1):
-    """Count ignored targets and those outside 0 .. n_classes - 1; one pass on the calling thread."""
+    """Count ignored targets and those outside 0 .. n_classes - 1, in one pass."""
     cdef fnll_array t
     cdef int64_t outer = 1, inner = 1, ignored = 0, bad = 0, first = -1, skip = 0, v = n_classes
     cdef int code = _integer_codes[targets.dtype], has = ignore is not None
@@ -457,6 +459,33 @@ def scan_targets(targets, n_classes, ignore, threads=1):
         has = info.min <= ignore <= info.max
         skip = ignore if has and ignore <= info.max and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
     _fill(&t, targets, False)
+    if threads > 1 and outer == 1 and inner >= 2 * SCAN_ROWS:
+        return _scan_parts(&t, code, inner, v, has, skip, targets.itemsize, threads)
     with nogil:
         fnll_scan(&t, code, outer, inner, v, has, skip, &ignored, &bad, &first)
+    return TargetScan(ignored, bad, first)
+
+
+cdef object _scan_parts(fnll_array *t, int code, int64_t n, int64_t v, int has, int64_t skip, int64_t size, int threads):
+    """The scan of many targets, dealt to threads in parts; the first bad one is that of the first part with any."""
+    cdef int64_t parts = (n + SCAN_ROWS - 1) // SCAN_ROWS, part, ignored = 0, bad = 0, first = -1
+    cdef int64_t *found = <int64_t *>malloc(3 * parts * sizeof(int64_t))
+    cdef fnll_array *slices = <fnll_array *>malloc(parts * sizeof(fnll_array))
+    if found == NULL or slices == NULL:
+        free(found)
+        free(slices)
+        raise MemoryError()
+    with nogil:
+        for part in prange(parts, num_threads=threads, schedule="static"):
+            slices[part] = t[0]
+            slices[part].p = <char *>t.p + part * SCAN_ROWS * t.inner * size
+            fnll_scan(&slices[part], code, 1, min(SCAN_ROWS, n - part * SCAN_ROWS), v, has, skip, &found[3 * part],
+                      &found[3 * part + 1], &found[3 * part + 2])
+    for part in range(parts):
+        ignored += found[3 * part]
+        bad += found[3 * part + 1]
+        if first < 0 and found[3 * part + 2] >= 0:
+            first = part * SCAN_ROWS + found[3 * part + 2]
+    free(found)
+    free(slices)
     return TargetScan(ignored, bad, first)

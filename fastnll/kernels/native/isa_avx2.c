@@ -1,9 +1,9 @@
 /* AVX2 with FMA and F16C (Haswell, Zen and later). */
 #if defined(__x86_64__)
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi2,prfchw"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma,f16c,bmi2")
+#pragma GCC target("avx2,fma,f16c,bmi2,prfchw")
 #endif
 #define TABLE fnll_table_avx2
 #define TABLE_NAME "avx2"

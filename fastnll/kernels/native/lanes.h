@@ -183,7 +183,11 @@ static void S(tile_in)(const STYPE *from, int64_t row, int64_t cls, int64_t m, i
         for (int64_t c = 0; c < v; c += W) {
             const int64_t width = v - c < W ? v - c : W;
             VEC a[W];
-            for (int r = 0; r < W; r++) a[r] = S(ld_part)(from + (j + r) * row + c, width);
+#pragma GCC unroll 16
+            for (int r = 0; r < W; r++) {
+                if (v >= 8) __builtin_prefetch(from + (j + r + LANES) * row + c); /* the same rows of the next tile */
+                a[r] = S(ld_part)(from + (j + r) * row + c, width);
+            }
             F(transpose)(a);
             for (int l = 0; l < width; l++) S(st)(x + (c + l) * LANES + j, a[l]);
         }
@@ -199,8 +203,10 @@ static void S(tile_out)(const STYPE *y, int64_t row, int64_t cls, int64_t m, int
         for (int64_t c = 0; c < v; c += W) {
             const int64_t width = v - c < W ? v - c : W;
             VEC a[W];
+#pragma GCC unroll 16
             for (int l = 0; l < W; l++) a[l] = l < width ? S(ld)(y + (c + l) * LANES + j) : F(set)(0);
             F(transpose)(a);
+#pragma GCC unroll 16
             for (int r = 0; r < W; r++)
                 if (bad[j + r] == 0) S(st_part)(to + (j + r) * row + c, a[r], width);
         }

@@ -1,18 +1,19 @@
 /* The two row primitives for rows that are contiguous and need no transform; one instance per storage dtype.
  *
- * stats: a row is read once, block by block. A block's sum of exponentials is held relative to 2^k; k comes
- * from four samples of the block, is checked afterwards, and only a block that overflowed is done again with
- * its true maximum. Block sums are merged in float64, in block order, by shifts of the exponent. The target's own term
+ * stats: a row is read once, block by block. A block's sum of exponentials is held relative to 2^k; k = 0 is
+ * tried first, and only a block whose sum that leaves out of range is done again with its true maximum. Block sums are merged in float64, in block order, by shifts of the exponent. The target's own term
  * is left out of its block: loss = log1p(others / e_t) and p_t - 1 = -others / (others + e_t) then keep their
  * relative accuracy for confident rows.
  * emit: one more sweep, from cache, writes probabilities, log-probabilities or the gradient.
  */
 
+/* The first m elements, but -inf in lane `skip`; any other number skips none. */
 inline_always VEC S(ld_skip)(const STYPE *p, int64_t m, int64_t skip) {
-    REAL e[W];
-    F(store)(e, m >= W ? S(ld)(p) : S(ld_part)(p, m));
-    if (skip >= 0 && skip < W) e[skip] = -INFINITY;
-    return F(load)(e);
+    const VEC a = m >= W ? S(ld)(p) : S(ld_part)(p, m);
+    IVEC lane;
+    for (int l = 0; l < W; l++) lane[l] = l;
+    const IVEC hole = lane == (IVEC){} + (skip < 0 || skip >= W ? -1 : (int)skip);
+    return F(select)(hole, F(set)(-INFINITY), a);
 }
 
 /* kept, where given, receives the exponentials: a second sweep then only scales them. */
@@ -95,17 +96,14 @@ static int S(has_nan)(const STYPE *x, int64_t n) {
 
 /* One block, without element skip (or -1). k = NaN asks for the careful path; sum = 0 says "nothing here". */
 static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept) {
-    /* Samples from lines that are on their way: one further off would stall the block for the time of a miss. */
-    const int64_t step = n < 64 ? n / 4 : 16;
-    REAL m = S(get)(x), b = S(get)(x + step), c = S(get)(x + 2 * step), d = S(get)(x + 3 * step);
-    m = b > m ? b : m;
-    c = d > c ? d : c;
-    m = c > m ? c : m;
+    /* Any reference serves whose powers stay in range, and most logits are near 0: try 2^0, which waits for no element, and
+     * only then the maximum. The bits do not depend on the choice, for references differ by powers of two. */
+    REAL m = 0;
     for (int again = 0; again < 2; again++) {
         if (m >= -2 * LIMIT && m <= LIMIT) {
-            const REAL k = (m * (REAL)LOG2E + MAGIC) - MAGIC;
+            const REAL k = again ? (m * (REAL)LOG2E + MAGIC) - MAGIC : 0;
             const double s = kept ? S(sum_kept)(x, n, k, skip, kept) : S(sum_only)(x, n, k, skip);
-            if (s >= 0.0 && s < (double)SPECULATE) return (fnll_block){k, s};
+            if (s >= (again ? 0.0 : 0x1p-40) && s < (double)SPECULATE) return (fnll_block){k, s};
         }
         if (!again) m = S(block_max)(x, n);
     }
@@ -156,6 +154,9 @@ inline_always void S(emit_exp)(const STYPE *x, const REAL *kept, STYPE *out, int
     (void)bypass;
 #endif
     for (; i + 2 * W <= n; i += 2 * W) {
+        /* Ask for the lines to write to before they are due; where out is x they are here already. */
+        __builtin_prefetch((const char *)(out + i) + PREFETCH_WRITE, 1);
+        __builtin_prefetch((const char *)(out + i + W) + PREFETCH_WRITE, 1);
         VEC a = VALUE(i), b = VALUE(i + W);
         S(st)(out + i, a);
         S(st)(out + i + W, b);
@@ -206,7 +207,10 @@ static void S(emit_log)(const STYPE *x, STYPE *out, int64_t n, const row_scalars
 #else
     (void)bypass;
 #endif
-    for (; i + W <= n; i += W) S(st)(out + i, LOG_P(S(ld)(x + i)));
+    for (; i + W <= n; i += W) {
+        __builtin_prefetch((const char *)(out + i) + PREFETCH_WRITE, 1);
+        S(st)(out + i, LOG_P(S(ld)(x + i)));
+    }
     if (i < n) S(st_part)(out + i, LOG_P(S(ld_part)(x + i, n - i)), n - i);
 #undef LOG_P
 }

@@ -58,23 +58,45 @@ inline_always VEC F(exp2k)(VEC x, VEC k) {
     return F(scale2)(p, n - k);
 }
 
-/* Transpose W rows of W lanes in log2 W stages of swaps; lane l of row r becomes lane r of row l. */
+/* Transpose W rows of W lanes in log2 W stages of swaps; lane l of row r becomes lane r of row l. `step` is a constant to
+ * the compiler, and with it the lanes that a shuffle takes: W + l stands for lane l of the second operand. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define HAS_TRANSPOSE 1
-inline_always void F(transpose)(VEC *rows) {
-    for (int step = 1; step < W; step *= 2) {
-        IVEC low, high;
-        for (int l = 0; l < W; l++) {
-            low[l] = l & step ? W + l - step : l;
-            high[l] = l & step ? W + l : l + step;
+#define LOW(l) ((l) & step ? W + (l) - step : (l))
+#define HIGH(l) ((l) & step ? W + (l) : (l) + step)
+#define LANES_2(X) X(0), X(1)
+#define LANES_4(X) LANES_2(X), X(2), X(3)
+#define LANES_8(X) LANES_4(X), X(4), X(5), X(6), X(7)
+#define LANES_16(X) LANES_8(X), X(8), X(9), X(10), X(11), X(12), X(13), X(14), X(15)
+inline_always void F(swap)(VEC *rows, const int step) {
+#if T_IS_F64 && VBYTES == 16
+    const IVEC low = {LANES_2(LOW)}, high = {LANES_2(HIGH)};
+#elif (T_IS_F64 && VBYTES == 32) || (!T_IS_F64 && VBYTES == 16)
+    const IVEC low = {LANES_4(LOW)}, high = {LANES_4(HIGH)};
+#elif (T_IS_F64 && VBYTES == 64) || (!T_IS_F64 && VBYTES == 32)
+    const IVEC low = {LANES_8(LOW)}, high = {LANES_8(HIGH)};
+#else
+    const IVEC low = {LANES_16(LOW)}, high = {LANES_16(HIGH)};
+#endif
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++)
+        if (!(r & step)) {
+            const VEC a = rows[r], b = rows[r + step];
+            rows[r] = __builtin_shuffle(a, b, low);
+            rows[r + step] = __builtin_shuffle(a, b, high);
         }
-        for (int r = 0; r < W; r++)
-            if (!(r & step)) {
-                const VEC a = rows[r], b = rows[r + step];
-                rows[r] = __builtin_shuffle(a, b, low);
-                rows[r + step] = __builtin_shuffle(a, b, high);
-            }
-    }
+}
+#undef LOW
+#undef HIGH
+#undef LANES_2
+#undef LANES_4
+#undef LANES_8
+#undef LANES_16
+inline_always void F(transpose)(VEC *rows) {
+    F(swap)(rows, 1);
+    if (W > 2) F(swap)(rows, 2);
+    if (W > 4) F(swap)(rows, 4);
+    if (W > 8) F(swap)(rows, 8);
 }
 #else
 #define HAS_TRANSPOSE 0
