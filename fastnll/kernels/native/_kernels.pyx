@@ -278,7 +278,7 @@ def cross_entropy(task):
     """Run a `CrossEntropyTask`."""
     cdef fnll_task c
     cdef object x = task.x, targets = task.targets, probs = task.probs, mask = task.class_mask
-    cdef object loss = _double(task.loss), lse = _double(task.lse), entropy = _double(task.entropy)
+    cdef object weight_real, loss = _double(task.loss), lse = _double(task.lse), entropy = _double(task.entropy)
     _shape(&c, x)
     c.op = FNLL_CROSS_ENTROPY
     _set_out(&c, task.grad, x, task.fresh)
@@ -299,6 +299,9 @@ def cross_entropy(task):
         if mask.shape[1] == 1:
             c.mask.inner = 0
     c.class_weight = <const double *>_pointer(task.class_weight)
+    if task.class_weight is not None:
+        weight_real = np.ascontiguousarray(task.class_weight, dtype=float_type(x.dtype).compute)
+        c.weight_real = _pointer(weight_real)
     c.row_weight = <const double *>_pointer(task.row_weight)
     c.target_weight = <const double *>_pointer(task.target_weight)
     c.grad_weight = <const double *>_pointer(task.grad_weight)

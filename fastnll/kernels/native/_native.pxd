@@ -27,6 +27,7 @@ cdef extern from "native.h" nogil:
         const int64_t *ids
         const double *id_probs
         const double *class_weight
+        const void *weight_real
         const double *row_weight
         const double *target_weight
         const double *grad_weight

@@ -13,38 +13,38 @@ static const REAL *S(load_row)(const fnll_task *task, int64_t o, int64_t i, REAL
 #if !S_IS_16
     if (stride == 1 && !changes) return x;
 #endif
-    int64_t j = 0;
-    if (stride == 1) {
-        for (; j + W <= n; j += W) F(store)(scratch + j, S(ld)(x + j));
-        for (; j < n; j++) scratch[j] = S(get)(x + j);
-    } else {
-        STYPE e[W];
-        for (; j + W <= n; j += W) {
-            for (int q = 0; q < W; q++) e[q] = x[(j + q) * stride];
-            F(store)(scratch + j, S(ld)(e));
-        }
-        for (; j < n; j++) scratch[j] = S(get)(x + j * stride);
-    }
-    if (!changes) return scratch;
-    const REAL cap = (REAL)task->softcap;
-    const VEC inv_cap = F(set)((REAL)(1.0 / (task->softcap ? task->softcap : 1.0))), none = F(set)(-INFINITY);
-    for (j = 0; j < n; j += W) {
+    const REAL temperature = (REAL)task->temperature, inverse = (REAL)1 / temperature, cap = (REAL)(ce ? task->softcap : 0.0);
+    const VEC none = F(set)(-INFINITY), t = F(set)(temperature), per_cap = F(set)((REAL)(cap != 0 ? 1.0 / task->softcap : 1.0));
+    for (int64_t j = 0; j < n; j += W) {
         const int64_t m = n - j < W ? n - j : W;
-        REAL e[W];
-        for (int q = 0; q < W; q++) e[q] = q < m ? scratch[j + q] : 0;
-        VEC raw = F(load)(e), a = raw;
-        if (task->temperature != 1.0) a = a / (REAL)task->temperature;
-        if (cap != 0) {
-            a = F(tanh)(a * inv_cap) * cap;
-            a = F(select)(raw == none, none, a);
+        VEC a;
+        if (stride == 1) {
+            a = S(ld_lanes)(x + j, m);
+        } else {
+            STYPE e[W];
+            for (int q = 0; q < W; q++) e[q] = q < m ? x[(j + q) * stride] : NEG_INF;
+            a = S(ld)(e);
         }
-        F(store)(e, a);
-        for (int q = 0; q < m; q++) scratch[j + q] = e[q];
+        const VEC raw = a;
+        if (ce && temperature != 1) { /* a / t by its inverse and one correction, for a division takes as long as an exponential */
+            VEC quotient = a * inverse;
+            const VEC left = F(fnma)(quotient, t, a);
+            quotient = quotient + F(select)(left == left, left, F(set)(0)) * inverse;
+            a = quotient;
+        }
+        if (cap != 0) a = F(select)(raw == none, none, F(tanh)(a * per_cap) * cap);
+        if (m == W)
+            F(store)(scratch + j, a);
+        else
+            FS(st_part)(scratch + j, a, m);
     }
-    if (task->mask.p) {
+    if (ce && task->mask.p) {
         const uint8_t *mask = (const uint8_t *)task->mask.p + o * task->mask.outer + i * task->mask.inner;
-        for (j = 0; j < n; j++)
-            if (!mask[j * task->mask.cls]) scratch[j] = -INFINITY;
+        if (task->mask.cls == 1)
+            for (int64_t j = 0; j < n; j++) scratch[j] = mask[j] ? scratch[j] : (REAL)-INFINITY;
+        else
+            for (int64_t j = 0; j < n; j++)
+                if (!mask[j * task->mask.cls]) scratch[j] = -INFINITY;
     }
     return scratch;
 }
@@ -97,58 +97,95 @@ static void S(absent_row)(const fnll_task *task, int64_t r, STYPE *out) {
 
 static void S(details)(const fnll_task *task, const REAL *a, int64_t r, int64_t t) {
     const int64_t n = task->v;
-    if (task->argmax) {
-        /* A first sweep for the value, a second that stops at its first place. */
-        REAL m = FS(block_max)(a, n);
-        int64_t best = 0;
-        while (best < n && a[best] != m && a[best] == a[best]) best++;
-        task->argmax[r] = best < n ? best : 0;
-        if (FS(has_nan)(a, n))
-            for (best = 0; a[best] == a[best]; best++) task->argmax[r] = best + 1;
+    if (!task->argmax && !task->rank) return;
+    const VEC at = F(set)(t >= 0 && t < n ? a[t] : (REAL)INFINITY), zero = F(set)(0), one = F(set)(1);
+    VEC top = F(set)(-INFINITY);
+    IVEC bad = {};
+    double above = 0.0;
+    for (int64_t b = 0; b < n; b += FNLL_BLOCK) { /* counts of a block are exact in the compute type */
+        const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
+        VEC count = zero;
+        for (int64_t j = b; j < end; j += W) {
+            const VEC v = end - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, end - j);
+            top = F(max)(v, top);
+            bad |= v != v;
+            count += F(select)(v > at, one, zero);
+        }
+        above += CAT(sum_, T)(count);
     }
-    if (task->rank) {
-        const REAL at = t >= 0 && t < n ? a[t] : INFINITY;
-        int64_t count = 0;
-        for (int64_t j = 0; j < n; j++) count += a[j] > at;
-        task->rank[r] = count;
+    if (task->rank) task->rank[r] = (int64_t)above;
+    if (!task->argmax) return;
+    REAL m = -INFINITY;
+    int nan = 0;
+    for (int l = 0; l < W; l++) {
+        m = top[l] > m ? top[l] : m;
+        nan |= bad[l] != 0;
     }
+    /* The first place of the maximum, or of a NaN. */
+    int64_t j = 0;
+    const VEC best = F(set)(m);
+    for (; j + W <= n; j += W) {
+        const VEC v = F(load)(a + j);
+        const IVEC hit = nan ? v != v : v == best;
+        int any = 0;
+        for (int l = 0; l < W; l++) any |= hit[l] != 0;
+        if (any) break;
+    }
+    while (j < n && !(nan ? a[j] != a[j] : a[j] == m)) j++;
+    task->argmax[r] = j < n ? j : 0;
 }
 
-/* Write the gradient from a: f (A p - (1 - eps) w q - smooth w [a > -inf]) da/dx; point terms are put right after. */
-static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *q, REAL *o, STYPE *out, double shift,
-                             const row_scalars *s, double total, double smooth, double f) {
+/* Write the gradient from a: f (A p - (1 - eps) w q - smooth w [a > -inf]) da/dx; point terms are put right after. p comes
+ * from kept exponentials and their blocks' references where there are any. */
+static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *kept, const double *ks, const REAL *q, REAL *o,
+                             STYPE *out, double shift, const row_scalars *s, double total, double smooth, double f) {
     const int64_t n = task->v;
-    const VEC kk = F(set)((REAL)s->k), scale = F(set)((REAL)(total * s->inverse)), ff = F(set)((REAL)f);
-    const VEC sm = F(set)((REAL)smooth), none = F(set)(-INFINITY), zero = F(set)(0), sh = F(set)((REAL)shift);
+    const VEC kk = F(set)((REAL)s->k), ff = F(set)((REAL)f);
+    const VEC sm = F(set)((REAL)(smooth * f)), none = F(set)(-INFINITY), zero = F(set)(0), sh = F(set)((REAL)shift);
     const REAL keep = (REAL)(1.0 - task->smoothing), slower = (REAL)(1.0 / task->temperature);
-    const REAL per_cap = (REAL)(task->softcap ? 1.0 / task->softcap : 0.0);
+    const REAL per_cap = (REAL)(task->softcap ? 1.0 / task->softcap : 0.0), *w = task->weight_real;
     const int slopes = task->temperature != 1.0 || task->softcap != 0.0;
-    for (int64_t j = 0; j < n; j += W) {
-        const int64_t m = n - j < W ? n - j : W;
-        VEC av = m == W ? F(load)(a + j) : FS(ld_part)(a + j, m);
-        VEC g = F(exp2k)(av, kk) * scale, w = F(set)(1);
-        if (task->class_weight) {
-            REAL e[W];
-            for (int i = 0; i < W; i++) e[i] = i < m ? (REAL)task->class_weight[j + i] : 0;
-            w = F(load)(e);
+    const double by = total * s->inverse * f;
+    for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
+        const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
+        const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
+        const int again = !kept || !(move > -100.0 && move < 100.0);
+        const VEC scale = F(set)((REAL)(again ? by : by * (move <= 0.0 ? power2(move) : 1.0 / power2(-move))));
+        for (int64_t j = b; j < end; j += W) {
+            const int64_t m = end - j < W ? end - j : W;
+            VEC av = m == W ? F(load)(a + j) : FS(ld_part)(a + j, m), part = sm;
+            VEC g = (again ? F(exp2k)(av, kk) : m == W ? F(load)(kept + j) : FS(ld_part)(kept + j, m)) * scale;
+            if (w) part *= m == W ? F(load)(w + j) : FS(ld_part)(w + j, m);
+            if (smooth != 0.0) g -= F(select)(av > none, part, zero);
+            if (q) {
+                VEC c = (m == W ? F(load)(q + j) : FS(ld_part)(q + j, m)) * keep * ff;
+                if (w) c *= m == W ? F(load)(w + j) : FS(ld_part)(w + j, m);
+                g -= c;
+            }
+            if (slopes) {
+                VEC u = (av + sh) * per_cap;
+                VEC d = g * (((REAL)1 - u * u) * slower);
+                g = F(select)(av > none, d, zero);
+            }
+            if (o) {
+                if (m == W)
+                    F(store)(o + j, g);
+                else
+                    FS(st_part)(o + j, g, m);
+                continue;
+            }
+#if !S_IS_16
+            if (task->stream && m == W && ((uintptr_t)(out + j) & (VBYTES - 1)) == 0) {
+                stream(out + j, (v_f32)g);
+                continue;
+            }
+#endif
+            __builtin_prefetch((const char *)(out + j) + PREFETCH_WRITE, 1);
+            if (m == W)
+                S(st)(out + j, g);
+            else
+                S(st_part)(out + j, g, m);
         }
-        if (smooth != 0.0) {
-            VEC part = sm * w;
-            g -= F(select)(av > none, part, zero);
-        }
-        if (q) g -= (m == W ? F(load)(q + j) : FS(ld_part)(q + j, m)) * w * keep;
-        g *= ff;
-        if (slopes) {
-            VEC u = (av + sh) * per_cap;
-            VEC d = g * (((REAL)1 - u * u) * slower);
-            g = F(select)(av > none, d, zero);
-        }
-        if (o)
-            for (int i = 0; i < m; i++) o[j + i] = g[i];
-        else if (m == W)
-            S(st)(out + j, g);
-        else
-            S(st_part)(out + j, g, m);
     }
 }
 
@@ -187,12 +224,26 @@ static S(sums) S(row_sums)(const fnll_task *task, const REAL *a, const REAL *q, 
                     if (a[j] != (REAL)-INFINITY) u.smooth += (REAL)lse - a[j], u.live++;
                 /* The rounding of lse to REAL, put back once for every term. */
             } else {
-                for (int64_t j = b; j < end; j++)
-                    if (a[j] != (REAL)-INFINITY) {
-                        u.live++;
-                        u.smooth_mass += w[j];
-                        if (w[j] != 0.0) u.smooth += w[j] * (lse - a[j]);
+                const REAL *wr = task->weight_real;
+                const VEC l = F(set)((REAL)lse), none = F(set)(-INFINITY), zero = F(set)(0), one = F(set)(1);
+                const double low = lse - (double)(REAL)lse;
+                for (int64_t j = b; j < end;) {
+                    const int64_t stop = j + 32 * W < end ? j + 32 * W : end;
+                    VEC total = zero, mass = zero, count = zero;
+                    for (; j < stop; j += W) {
+                        const int64_t m = stop - j < W ? stop - j : W;
+                        const VEC av = m == W ? F(load)(a + j) : FS(ld_part)(a + j, m);
+                        const VEC wv = m == W ? F(load)(wr + j) : FS(ld_part)(wr + j, m);
+                        const IVEC live = av > none;
+                        mass += F(select)(live, wv, zero);
+                        total += F(select)(live & (wv != zero), wv * (l - av), zero);
+                        count += F(select)(live, one, zero);
                     }
+                    const double sum = CAT(sum_, T)(mass);
+                    u.smooth_mass += sum;
+                    u.smooth += CAT(sum_, T)(total) + low * sum;
+                    u.live += (int64_t)CAT(sum_, T)(count);
+                }
             }
         }
         if (q)
@@ -215,19 +266,21 @@ static S(sums) S(row_sums)(const fnll_task *task, const REAL *a, const REAL *q, 
     return u;
 }
 
-static double S(row_entropy)(const REAL *a, int64_t n, const row_scalars *s) {
+static double S(row_entropy)(const REAL *a, const REAL *kept, const double *ks, int64_t n, const row_scalars *s) {
     double total = 0.0;
     const VEC kk = F(set)((REAL)s->k), l = F(set)((REAL)s->lse), zero = F(set)(0);
     for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
         const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
         VEC sum = F(set)(0);
+        const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
+        const int again = !kept || !(move > -100.0 && move < 100.0);
         for (int64_t j = b; j < end; j += W) {
             VEC av = end - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, end - j);
-            VEC e = F(exp2k)(av, kk);
+            VEC e = again ? F(exp2k)(av, kk) : end - j >= W ? F(load)(kept + j) : FS(ld_part)(kept + j, end - j);
             VEC part = e * (l - av);
             sum += F(select)(e > zero, part, zero);
         }
-        total += CAT(sum_, T)(sum);
+        total += CAT(sum_, T)(sum) * (again ? 1.0 : move <= 0.0 ? power2(move) : 1.0 / power2(-move));
     }
     return total * s->inverse + (s->lse - (double)(REAL)s->lse);
 }
@@ -250,7 +303,10 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         return;
     }
     double shift = 0.0, x_t = hard ? (double)a[t] : 0.0;
-    fnll_block row = FS(row_stats)(a, n, hard ? t : -1, 0, 0);
+    /* Exponentials are kept for the second sweep where one follows and the row is not too long for the caches. */
+    REAL *kept = ce && n <= FNLL_KEEP_MOST && (out || task->entropy) ? scratch + 3 * n : 0;
+    double ks[FNLL_KEEP_MOST / FNLL_BLOCK];
+    fnll_block row = FS(row_stats)(a, n, hard ? t : -1, kept, kept ? ks : 0);
     if (n == 1 || !is_plain(row, x_t, hard, (double)LIMIT)) {
         /* The careful path: off with the maximum, which also makes a row of one class exact. What is then below 2^-126 of the row's sum is 0. */
         const REAL m = FS(block_max)(a, n);
@@ -262,6 +318,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         a = scratch;
         shift = m;
         x_t = hard ? (double)a[t] : 0.0;
+        kept = 0;
         row = FS(row_stats)(a, n, hard ? t : -1, 0, 0);
         if (!(row.sum > 0.0)) row = (fnll_block){0.0, 0.0}; /* all of the mass is the target's */
     }
@@ -272,7 +329,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         s = (row_scalars){0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0};
     }
     if (task->lse) task->lse[r] = s.lse + shift;
-    if (task->entropy) task->entropy[r] = S(row_entropy)(a, n, &s);
+    if (task->entropy) task->entropy[r] = S(row_entropy)(a, kept, ks, n, &s) + (kept && hard ? s.e_t * s.inverse * (s.lse - x_t) : 0.0);
     for (int64_t j = 0; task->picked && j < task->k; j++) {
         const int64_t id = task->ids[r * task->k + j];
         task->picked[r * task->k + j] = id < 0 ? 0.0 : log_p(&s, (double)a[id]);
@@ -309,7 +366,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     REAL *to = direct ? 0 : scratch + 2 * n;
     const double smooth = eps / live;
     const REAL a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
-    S(emit_gradient)(task, a, q, to, out, shift, &s, total, smooth, f);
+    S(emit_gradient)(task, a, kept, ks, q, to, out, shift, &s, total, smooth, f);
     if (task->ids) {
         for (int64_t j = 0; j < task->k; j++) {
             const int64_t id = task->ids[r * task->k + j];

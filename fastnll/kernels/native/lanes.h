@@ -16,8 +16,6 @@ typedef struct {
     double weight[LANES];
 } __attribute__((aligned(64))) S(lanes);
 
-inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
-
 /* Statistics of m lanes. kept, if given and v <= LANE_BLOCK, receives exp(x) 2^-k. */
 static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, int hard, REAL *kept, S(lanes) *u) {
     const VEC zero = F(set)(0), one = F(set)(1);

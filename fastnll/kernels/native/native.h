@@ -43,6 +43,7 @@ typedef struct {
     const int64_t *ids;         /* (N, k) */
     const double *id_probs;     /* (N, k) */
     const double *class_weight; /* (v,) */
+    const void *weight_real;    /* the same in the compute type */
     const double *row_weight, *target_weight, *grad_weight;
     double grad_scale, smoothing, z_loss, temperature, softcap;
     double *loss, *lse, *entropy, *picked; /* (N,), and (N, k) */

@@ -7,6 +7,8 @@
  * emit: one more sweep, from cache, writes probabilities, log-probabilities or the gradient.
  */
 
+inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
+
 /* The first m elements, but -inf in lane `skip`; any other number skips none. */
 inline_always VEC S(ld_skip)(const STYPE *p, int64_t m, int64_t skip) {
     const VEC a = m >= W ? S(ld)(p) : S(ld_part)(p, m);

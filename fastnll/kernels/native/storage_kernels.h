@@ -59,7 +59,6 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
             if (++i == task->inner) i = 0, o++;
         }
     }
-    if (task->stream) stream_fence();
 }
 
 /* K logits a row, minus its logsumexp. */
@@ -97,6 +96,7 @@ static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory)
         S(plain_rows)(task, r0, r1, scratch);
     else
         for (int64_t r = r0; r < r1; r++) S(general_row)(task, r, scratch);
+    if (task->stream) stream_fence();
     flush_restore(mode);
 }
 

@@ -25,8 +25,8 @@ inline_always VEC F(less_k)(VEC x, VEC k) {
     return r;
 }
 
-/* P(r) with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
-inline_always VEC F(exp_parts)(VEC x, VEC *n) {
+/* P(r) - 1 with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
+inline_always VEC F(exp_rest)(VEC x, VEC *n) {
     x = F(max)(F(set)(-4 * LIMIT), x); /* NaN stays */
     VEC k = (x * LOG2E + MAGIC) - MAGIC;
     VEC r = F(less_k)(x, k);
@@ -49,8 +49,9 @@ inline_always VEC F(exp_parts)(VEC x, VEC *n) {
     p = p * r + 0x1.fffffcp-2f;
 #endif
     p = p * r + (REAL)1;
-    return p * r + (REAL)1;
+    return p * r;
 }
+inline_always VEC F(exp_parts)(VEC x, VEC *n) { return F(exp_rest)(x, n) + (REAL)1; }
 
 /* exp(x) 2^-k for an integer-valued k. */
 inline_always VEC F(exp2k)(VEC x, VEC k) {
@@ -139,18 +140,11 @@ inline_always VEC F(log1p)(VEC y) {
     return F(log)(u) + lost / u;
 }
 
-/* tanh |u| = (1 - e) / (1 + e) with e = exp(-2|u|); near 0, where 1 - e cancels, its Taylor series. */
+/* tanh |u| = m / (m + 2) with m = expm1(2|u|) = 2^n (P(r) - 1) + (2^n - 1), where P(r) - 1 is formed without its 1. */
 inline_always VEC F(tanh)(VEC u) {
-    VEC a = F(max)(-u, u), far = -F(max)(F(set)((REAL)-40), -a);
-    VEC n, p = F(exp_parts)((REAL)-2 * far, &n), e = F(scale2)(p, n);
-    VEC z = a * a, c = F(set)((REAL)(-6404582.0 / 10854718875.0));
-    c = c * z + (REAL)(929569.0 / 638512875.0);
-    c = c * z - (REAL)(21844.0 / 6081075.0);
-    c = c * z + (REAL)(1382.0 / 155925.0);
-    c = c * z - (REAL)(62.0 / 2835.0);
-    c = c * z + (REAL)(17.0 / 315.0);
-    c = c * z - (REAL)(2.0 / 15.0);
-    c = c * z + (REAL)(1.0 / 3.0);
-    VEC t = F(select)(a < (REAL)(T_IS_F64 ? 0.125 : 0.5), a - a * z * c, ((REAL)1 - e) / ((REAL)1 + e));
+    const VEC a = F(max)(-u, u), x = -F(max)(F(set)((REAL)-40), (REAL)-2 * a), one = F(set)((REAL)1);
+    VEC n, rest = F(exp_rest)(x, &n);
+    const VEC power = F(scale2)(one, n), m = power * rest + (power - one);
+    const VEC t = m / (m + (REAL)2);
     return F(select)(u < (REAL)0, -t, t);
 }
