@@ -364,7 +364,7 @@ def sgd_update(task):
 
 
 cdef object _pinned_get = config.settings.get
-cdef object _unpinned = config.Settings()
+cdef object _unpinned = config.settings.get()
 cdef object _float32 = np.dtype(np.float32)
 cdef object _float64 = np.dtype(np.float64)
 cdef object _empty_like = np.empty_like
@@ -384,7 +384,10 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     cdef int code, i
     cdef double sums[ROW_BLOCKS]
     cdef object dtype
-    if type(logits) is not _ndarray or type(targets) is not _ndarray or _pinned_get() != _unpinned or not _default_env:
+    if type(logits) is not _ndarray or type(targets) is not _ndarray or not _default_env:
+        return None
+    pinned = _pinned_get()
+    if pinned is not _unpinned and (pinned.isa is not None or (pinned.backend or "native") != "native"):
         return None
     dtype = logits.dtype
     if dtype is _float32:

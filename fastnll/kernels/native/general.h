@@ -9,9 +9,8 @@ static const REAL *S(load_row)(const fnll_task *task, int64_t o, int64_t i, REAL
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
     const int64_t n = task->v, stride = task->x.cls;
     const int ce = task->op == FNLL_CROSS_ENTROPY;
-    const int changes = ce && (task->temperature != 1.0 || task->softcap != 0.0 || task->mask.p);
 #if !S_IS_16
-    if (stride == 1 && !changes) return x;
+    if (stride == 1 && !(ce && (task->temperature != 1.0 || task->softcap != 0.0 || task->mask.p))) return x;
 #endif
     const REAL temperature = (REAL)task->temperature, inverse = (REAL)1 / temperature, cap = (REAL)(ce ? task->softcap : 0.0);
     const VEC none = F(set)(-INFINITY), t = F(set)(temperature), per_cap = F(set)((REAL)(cap != 0 ? 1.0 / task->softcap : 1.0));
@@ -151,8 +150,15 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
         const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
         const int again = !kept || !(move > -100.0 && move < 100.0);
         const VEC scale = F(set)((REAL)(again ? by : by * (move <= 0.0 ? power2(move) : 1.0 / power2(-move))));
-        for (int64_t j = b; j < end; j += W) {
-            const int64_t m = end - j < W ? end - j : W;
+        int64_t m;
+        for (int64_t j = b; j < end; j += m) {
+            m = end - j < W ? end - j : W;
+#if !S_IS_16
+            if (task->stream && !o) { /* up to the next vector boundary of out */
+                const int64_t head = (int64_t)((-(uintptr_t)(out + j) & (VBYTES - 1)) / sizeof(STYPE));
+                if (head && head < m) m = head;
+            }
+#endif
             VEC av = m == W ? F(load)(a + j) : FS(ld_part)(a + j, m), part = sm;
             VEC g = (again ? F(exp2k)(av, kk) : m == W ? F(load)(kept + j) : FS(ld_part)(kept + j, m)) * scale;
             if (w) part *= m == W ? F(load)(w + j) : FS(ld_part)(w + j, m);

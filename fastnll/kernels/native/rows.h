@@ -99,13 +99,13 @@ static int S(has_nan)(const STYPE *x, int64_t n) {
 /* One block, without element skip (or -1). k = NaN asks for the careful path; sum = 0 says "nothing here". */
 static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept) {
     /* Any reference serves whose powers stay in range, and most logits are near 0: try 2^0, which waits for no element, and
-     * only then the maximum. The bits do not depend on the choice, for references differ by powers of two. */
+     * only where the sum is below 1/2 (terms that matter could have been flushed) or too large the maximum. The bits do not depend on the choice, for references differ by powers of two. */
     REAL m = 0;
     for (int again = 0; again < 2; again++) {
         if (m >= -2 * LIMIT && m <= LIMIT) {
             const REAL k = again ? (m * (REAL)LOG2E + MAGIC) - MAGIC : 0;
             const double s = kept ? S(sum_kept)(x, n, k, skip, kept) : S(sum_only)(x, n, k, skip);
-            if (s >= (again ? 0.0 : 0x1p-40) && s < (double)SPECULATE) return (fnll_block){k, s};
+            if (s >= (again ? 0.0 : 0.5) && s < (double)SPECULATE) return (fnll_block){k, s};
         }
         if (!again) m = S(block_max)(x, n);
     }
