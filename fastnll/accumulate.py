@@ -202,6 +202,11 @@ class VocabularyShard(NamedTuple):
         Sum of ``exp(logit - reference)`` over the slice.
     target : (...) float64 array
         The target's logit, or -inf where the target lies in another slice.
+
+    Examples
+    --------
+    >>> shard_state([[0.0, 0.0]], [5], 0).target.tolist()
+    [-inf]
     """
 
     reference: Array
