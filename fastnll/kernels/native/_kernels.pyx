@@ -30,7 +30,6 @@ cdef enum:
     STREAM_ALIGNED_ROW = 1 << 9
     # Largest batch that the short way in takes: it runs on one thread.
     SMALL_ELEMENTS = 8192
-    ROW_BLOCKS = 8
     SCAN_ROWS = 1 << 16
 
 cdef const fnll_table *_tables[MAX_TABLES]
@@ -380,9 +379,10 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     """
     cdef fnll_task c
     cdef Py_buffer view
-    cdef int64_t n, v, ignored = 0, bad = 0, first = -1, b
+    cdef int64_t n, v, ignored = 0, bad = 0, first = -1
     cdef int code, i
-    cdef double sums[ROW_BLOCKS]
+    cdef double total
+    cdef char *end
     cdef object dtype
     if type(logits) is not _ndarray or type(targets) is not _ndarray or not _default_env:
         return None
@@ -410,7 +410,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     else:
         n = 0
     PyBuffer_Release(&view)
-    if n == 0 or n > ROW_BLOCKS * FNLL_ROWS:
+    if n == 0 or n > FNLL_ROWS:  # one block of rows: its sum is the sum
         return None
     PyObject_GetBuffer(logits, &view, PyBUF_STRIDES)
     c.x.p = view.buf
@@ -427,8 +427,14 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     if with_grad:
         if out is None:
             out = _empty_like(logits)
-        elif out is not logits:
+        elif out is not logits or not logits.flags.writeable:
             return None
+        else:
+            # Targets inside the logits would be overwritten before they are read: the general path copies them.
+            end = <char *>c.x.p + n * v * (4 if i == 1 else 8)
+            if <char *>c.t.p < end and <char *>c.t.p + n * 8 * max(c.t.inner, 1) > <char *>c.x.p or (
+                    c.t.inner < 0):
+                return None
         _fill(&c.out, out, True)
     c.op = FNLL_CROSS_ENTROPY
     c.outer, c.inner, c.v = 1, n, v
@@ -438,10 +444,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     c.t_code = code
     c.temperature = 1.0
     c.grad_scale = 1.0 / n
-    fnll_item(&_tables[_n_tables - 1].storage[i], &c, n, 0, sums, NULL)
-    cdef double total = 0.0
-    for b in range((n + FNLL_ROWS - 1) // FNLL_ROWS):
-        total += sums[b]
+    fnll_item(&_tables[_n_tables - 1].storage[i], &c, n, 0, &total, NULL)
     return total / n, out
 
 

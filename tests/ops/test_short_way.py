@@ -1,0 +1,78 @@
+"""Small batches under default options take a short way into the compiled kernels: the same bits, the same errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastnll as fn
+from fastnll.dtypes import INTEGERS
+from fastnll.kernels import registry
+
+pytestmark = pytest.mark.skipif(
+    registry.short_cut("small_cross_entropy") is None, reason="only the compiled backend has a short way"
+)
+
+
+def batch(n: int, v: int, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n * 1000 + v)
+    return rng.standard_normal((n, v)).astype(dtype), rng.integers(0, v, n)
+
+
+def general(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
+    """An option that changes nothing, but is one."""
+    return fn.cross_entropy_value_and_grad(x, t, reduction="mean")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 2), (8, 10), (64, 100), (65, 10), (3, 2048), (3, 2731)])
+def test_it_gives_the_bits_of_the_general_way(shape: tuple[int, int], dtype: type) -> None:
+    x, t = batch(*shape, dtype)
+    loss, grad = general(x, t)
+    assert fn.cross_entropy(x, t) == loss
+    short, short_grad = fn.cross_entropy_value_and_grad(x, t)
+    assert short == loss
+    np.testing.assert_array_equal(short_grad, grad)
+    inplace = x.copy()
+    again, same = fn.cross_entropy_value_and_grad(inplace, t, out=inplace)
+    assert same is inplace
+    assert again == loss
+    np.testing.assert_array_equal(inplace, grad)
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_targets_of_every_integer_dtype_and_stride(name: str) -> None:
+    x, t = batch(8, 10)
+    loss, _ = general(x, t)
+    wide = np.repeat(t.astype(name), 3)
+    for targets in (wide[::3], wide[::3].copy(), t[::-1].astype(name)[::-1]):
+        assert fn.cross_entropy(x, targets) == loss
+        buffer = x.copy()
+        assert fn.cross_entropy_value_and_grad(buffer, targets, out=buffer)[0] == loss
+
+
+def test_what_it_does_not_take_gets_the_general_answers() -> None:
+    x, t = batch(8, 10)
+    locked = x.copy()
+    locked.flags.writeable = False
+    with pytest.raises(fn.DTypeError, match="out: expected a writeable array"):
+        fn.cross_entropy_value_and_grad(locked, t, out=locked)
+    with pytest.raises(fn.LabelError, match="got 10 at position 3"):
+        fn.cross_entropy(x, np.array([0, 1, 2, 10, 4, 5, 6, 7]))
+    with pytest.raises(fn.ShapeError, match="targets"):
+        fn.cross_entropy(x, t[:7])
+    ignored = t.copy()
+    ignored[2] = -100
+    x[2] = np.nan
+    assert fn.cross_entropy(x, ignored) == general(x, ignored)[0]
+    assert np.isnan(fn.cross_entropy(x, t))
+
+
+def test_targets_inside_the_logits_are_read_before_they_are_overwritten() -> None:
+    x, _ = batch(64, 100)
+    inside = x.reshape(-1)[6000:6064].view(np.int32)
+    inside[:] = np.arange(64)
+    copy = x.copy()
+    loss, grad = general(copy, inside.copy())
+    assert fn.cross_entropy_value_and_grad(x, inside, out=x)[0] == loss
+    np.testing.assert_array_equal(x, grad)
