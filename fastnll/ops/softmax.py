@@ -117,7 +117,7 @@ def softmax(
     -------
     ndarray
         Probabilities, of x's shape and dtype. A -inf logit has probability 0. A row with NaN or +inf, or
-        of only -inf, is NaN. Results below the smallest normal number may be returned as 0.
+        of only -inf, is NaN. Results below twice the smallest normal number may be returned as 0.
 
     Raises
     ------
