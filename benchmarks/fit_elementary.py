@@ -1,4 +1,4 @@
-"""Fit the polynomials of the exponential and the logarithm that both kernel backends use, and measure them.
+"""Fit the polynomials of the exponential, the logarithm and tanh that the kernel backends use, and measure them.
 
 ``python benchmarks/fit_elementary.py`` (needs mpmath; some ten seconds) prints the constants as C and Python
 source, with the errors measured. Nothing is read at run time.
@@ -257,12 +257,29 @@ def show_logarithms() -> None:
         show(f"log{terms}_{'f32' if dtype is np.float32 else 'f64'}", c, dtype, note)
 
 
+def show_tanh() -> None:
+    """Fit and print the polynomial of tanh(u) / u = 1 + u^2 P(u^2) for |u| up to 5/8, float32."""
+
+    def tail(z: Real) -> Real:
+        return (mp.tanh(mp.sqrt(z)) / mp.sqrt(z) - 1) / z if z > mp.mpf("1e-20") else mp.mpf(-1) / 3
+
+    def weight(z: Real) -> Real:
+        return z * mp.sqrt(z) / mp.tanh(mp.sqrt(z))
+
+    values = rounded_fit(tail, weight, [], 5, (mp.mpf("1e-12"), mp.mpf("0.625") ** 2), np.float32)
+    u = np.linspace(1e-4, 0.625, 400001).astype(np.float32)
+    exact = np.tanh(u.astype(np.float64))
+    error = np.abs(fma(u * (u * u), horner(values, u * u), u) - exact) / np.spacing(exact.astype(np.float32))
+    show("tanh", values, np.float32, f"tanh(u) = u + u^3 P(u^2): worst {error.max():.2f} ulp")
+
+
 def main() -> int:
     """Print every table."""
     mp.mp.dps = 50
     show_exponentials()
     show_ln2()
     show_logarithms()
+    show_tanh()
     return 0
 
 

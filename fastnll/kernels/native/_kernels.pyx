@@ -121,10 +121,10 @@ cdef int _set_out(fnll_task *c, object out, object x, bint fresh) except -1:
 
 cdef int _run(const fnll_kernels *kernels, fnll_task *c, int itemsize, int threads, double *block_sums) except -1:
     """Deal the rows of a task to threads."""
-    cdef int64_t n = c.outer * c.inner, rows, items, item, pieces, bytes_each = fnll_scratch(c.v)
+    cdef int64_t n = c.outer * c.inner, rows, items, item, pieces, bytes_each = fnll_scratch(c)
     cdef char *scratch = NULL
     cdef double *losses = NULL
-    cdef bint own_loss = False
+    cdef bint own_loss = False, by_rows
     if n == 0:
         return 0
     pieces = fnll_pieces(c, threads)
@@ -132,7 +132,9 @@ cdef int _run(const fnll_kernels *kernels, fnll_task *c, int itemsize, int threa
         return _run_split(kernels, c, threads, pieces, block_sums)
     rows = fnll_rows_per_item(c, itemsize, threads)
     items = (n + rows - 1) // rows
-    if rows < FNLL_ROWS and block_sums != NULL and c.loss == NULL:
+    # Blocks of rows are summed as they are done, or afterwards where items are not made of whole ones or must not be cut.
+    by_rows = block_sums != NULL and (rows < FNLL_ROWS or fnll_is_columns(c))
+    if by_rows and c.loss == NULL:
         losses = <double *>malloc(n * sizeof(double))
         if losses == NULL:
             raise MemoryError()
@@ -146,12 +148,12 @@ cdef int _run(const fnll_kernels *kernels, fnll_task *c, int itemsize, int threa
     with nogil:
         if threads == 1:
             for item in range(items):
-                fnll_item(kernels, c, rows, item, block_sums if rows >= FNLL_ROWS else NULL, scratch)
+                fnll_item(kernels, c, rows, item, NULL if by_rows else block_sums, scratch)
         else:
             for item in prange(items, num_threads=threads, schedule="dynamic"):
-                fnll_item(kernels, c, rows, item, block_sums if rows >= FNLL_ROWS else NULL,
+                fnll_item(kernels, c, rows, item, NULL if by_rows else block_sums,
                           scratch + bytes_each * threadid() if bytes_each else NULL)
-    if rows < FNLL_ROWS and block_sums != NULL:
+    if by_rows:
         _sum_blocks(c.loss, n, block_sums)
     if own_loss:
         c.loss = NULL
@@ -181,7 +183,7 @@ cdef bint _splits(const fnll_task *c) noexcept nogil:
 cdef int _run_split(const fnll_kernels *kernels, fnll_task *c, int threads, int64_t pieces, double *sums) except -1:
     """Fewer rows than keep all threads at work: cut rows into runs of blocks."""
     cdef int64_t n = c.outer * c.inner, blocks = (c.v + FNLL_BLOCK - 1) // FNLL_BLOCK, item, r, part
-    cdef int64_t items = n * pieces, bytes_each = fnll_scratch(c.v)
+    cdef int64_t items = n * pieces, bytes_each = fnll_scratch(c)
     cdef fnll_block *state = <fnll_block *>malloc(n * blocks * sizeof(fnll_block))
     cdef double *scalars = <double *>malloc(n * FNLL_COEFFICIENTS * sizeof(double))
     cdef int *done = <int *>malloc(n * sizeof(int))
@@ -256,7 +258,7 @@ def softmax_vjp(task):
     _fill(&c.q, task.grad, False)
     _fill(&c.out, task.out, True)
     n = c.outer * c.inner
-    bytes_each = fnll_scratch(c.v)
+    bytes_each = fnll_row_scratch(c.v)
     rows = fnll_rows_per_item(&c, y.itemsize, threads)
     items = (n + rows - 1) // rows
     if bytes_each:

@@ -22,10 +22,15 @@ int fnll_tables(const fnll_table **tables, int most) {
     return n;
 }
 
-int64_t fnll_scratch(int64_t v) {
+int64_t fnll_row_scratch(int64_t v) {
     const int64_t kept = v > FNLL_KEEP_MOST ? 0 : v * (int64_t)sizeof(double);
-    return v <= FNLL_STACK ? 0 : 3 * v * (int64_t)sizeof(double) + (kept > FNLL_KEEP_BYTES ? kept : FNLL_KEEP_BYTES);
- }
+    return v <= FNLL_STACK ? 0 : 4 * v * (int64_t)sizeof(double) + 2 * (kept > FNLL_KEEP_BYTES ? kept : FNLL_KEEP_BYTES);
+}
+
+int64_t fnll_scratch(const fnll_task *task) {
+    const int64_t kept = task->v <= FNLL_COLUMNS_KEEP ? task->v * FNLL_COLUMNS * (int64_t)sizeof(double) : 0;
+    return fnll_row_scratch(task->v) + (fnll_is_columns(task) ? kept : 0);
+}
 
 void fnll_item(const fnll_kernels *kernels, const fnll_task *task, int64_t rows_per_item, int64_t item,
                double *block_sums, void *scratch) {
@@ -52,12 +57,13 @@ void fnll_item(const fnll_kernels *kernels, const fnll_task *task, int64_t rows_
 
 int64_t fnll_rows_per_item(const fnll_task *task, int itemsize, int threads) {
     const int64_t n = task->outer * task->inner;
+    if (fnll_is_columns(task)) return n >= FNLL_COLUMNS * threads ? FNLL_COLUMNS : FNLL_ROWS;
     /* Enough items that a core which others disturb can be relieved, each large enough to be worth dealing. */
     int64_t rows = (256 << 10) / (task->v * itemsize) / FNLL_ROWS * FNLL_ROWS;
     if (rows > n / (8 * threads) / FNLL_ROWS * FNLL_ROWS) rows = n / (8 * threads) / FNLL_ROWS * FNLL_ROWS;
     if (rows >= FNLL_ROWS) return rows;
-    rows = FNLL_ROWS;
-    while (rows > 1 && (rows * task->v * itemsize > (256 << 10) || n < rows * 8 * threads)) rows /= 2;
+    rows = FNLL_ROWS; /* and enough rows that writing one can hide behind reading the next */
+    while (rows > 1 && ((rows > 16 && rows * task->v * itemsize > (256 << 10)) || n < rows * 8 * threads)) rows /= 2;
     return rows;
 }
 

@@ -4,20 +4,24 @@
  * primitives of rows.h run on them. One instance per storage dtype.
  */
 
-/* a = softcap(x / temperature), -inf where the class mask says so; returns where it stands. */
-static const REAL *S(load_row)(const fnll_task *task, int64_t o, int64_t i, REAL *scratch) {
+/* Whether the row stands as it is. */
+inline_always int S(as_it_is)(const fnll_task *task) {
+    return !S_IS_16 && task->x.cls == 1 &&
+           !(task->op == FNLL_CROSS_ENTROPY && (task->temperature != 1.0 || task->softcap != 0.0 || task->mask.p));
+}
+
+/* scratch[j0 .. j1-1] = a = softcap(x / temperature), -inf where the class mask says so. */
+static void S(load_part)(const fnll_task *task, int64_t o, int64_t i, int64_t j0, int64_t j1, REAL *scratch) {
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
-    const int64_t n = task->v, stride = task->x.cls;
+    const int64_t stride = task->x.cls;
     const int ce = task->op == FNLL_CROSS_ENTROPY;
-#if !S_IS_16
-    if (stride == 1 && !(ce && (task->temperature != 1.0 || task->softcap != 0.0 || task->mask.p))) return x;
-#endif
     const REAL temperature = (REAL)task->temperature, inverse = (REAL)1 / temperature, cap = (REAL)(ce ? task->softcap : 0.0);
     const VEC none = F(set)(-INFINITY), t = F(set)(temperature), per_cap = F(set)((REAL)(cap != 0 ? 1.0 / task->softcap : 1.0));
-    for (int64_t j = 0; j < n; j += W) {
-        const int64_t m = n - j < W ? n - j : W;
+    for (int64_t j = j0; j < j1; j += W) {
+        const int64_t m = j1 - j < W ? j1 - j : W;
         VEC a;
         if (stride == 1) {
+            __builtin_prefetch((const char *)(x + j) + PREFETCH);
             a = S(ld_lanes)(x + j, m);
         } else {
             STYPE e[W];
@@ -40,12 +44,11 @@ static const REAL *S(load_row)(const fnll_task *task, int64_t o, int64_t i, REAL
     if (ce && task->mask.p) {
         const uint8_t *mask = (const uint8_t *)task->mask.p + o * task->mask.outer + i * task->mask.inner;
         if (task->mask.cls == 1)
-            for (int64_t j = 0; j < n; j++) scratch[j] = mask[j] ? scratch[j] : (REAL)-INFINITY;
+            for (int64_t j = j0; j < j1; j++) scratch[j] = mask[j] ? scratch[j] : (REAL)-INFINITY;
         else
-            for (int64_t j = 0; j < n; j++)
+            for (int64_t j = j0; j < j1; j++)
                 if (!mask[j * task->mask.cls]) scratch[j] = -INFINITY;
     }
-    return scratch;
 }
 
 /* Dense targets of one row in the compute type. */
@@ -134,6 +137,86 @@ static void S(details)(const fnll_task *task, const REAL *a, int64_t r, int64_t 
     task->argmax[r] = j < n ? j : 0;
 }
 
+/* What `cross_entropy_details` asks of a row, block by block while it is in the first-level cache. The entropy's sum is held
+ * relative to the largest logit so far: all of its terms are positive, so confident rows keep their digits. */
+typedef struct {
+    double above, top, sum, k, at; /* logits above the target's; the largest; sum e (top - a) and sum e, relative to 2^k */
+    int64_t block;                 /* where the largest stands */
+    REAL target;
+} S(look);
+
+static void S(look_at)(const REAL *a, const REAL *e, int64_t from, int64_t m, fnll_block b, S(look) *u) {
+    const VEC at = F(set)(u->target), zero = F(set)(0), one = F(set)(1);
+    VEC top = F(set)(-INFINITY), count = zero, more = zero, sum = zero, rest = zero;
+    int64_t j = 0;
+    for (; j + 2 * W <= m; j += 2 * W) {
+        const VEC v = F(load)(a + j), w = F(load)(a + j + W);
+        top = F(max)(F(max)(v, w), top);
+        count += F(select)(v > at, one, zero);
+        more += F(select)(w > at, one, zero);
+    }
+    for (; j < m; j += W) {
+        const VEC v = m - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, m - j);
+        top = F(max)(v, top);
+        count += F(select)(v > at, one, zero);
+    }
+    u->above += CAT(sum_, T)(count + more);
+    REAL best = -INFINITY;
+    for (int l = 0; l < W; l++) best = top[l] > best ? top[l] : best;
+    const double t = (double)best;
+    if (t > u->top) { /* the sums so far, relative to the new one */
+        if (u->sum > 0.0) u->at += u->sum * (t - u->top);
+        u->top = t;
+        u->block = from;
+    }
+    if (!(b.sum > 0.0)) return;
+    const VEC high = F(set)(best), low = F(set)((REAL)-4 * LIMIT);
+    for (j = 0; j + 2 * W <= m; j += 2 * W) {
+        sum += F(load)(e + j) * (high - F(max)(low, F(load)(a + j)));
+        rest += F(load)(e + j + W) * (high - F(max)(low, F(load)(a + j + W)));
+    }
+    for (; j < m; j += W) {
+        const int64_t n = m - j < W ? m - j : W;
+        const VEC v = F(max)(low, n == W ? F(load)(a + j) : FS(ld_part)(a + j, n));
+        const VEC p = n == W ? F(load)(e + j) : FS(ld_part)(e + j, n);
+        sum += F(select)(p > zero, p * (high - v), zero);
+    }
+    const double s = CAT(sum_, T)(sum + rest) + b.sum * (u->top - t);
+    const double k = b.k > u->k ? b.k : u->k;
+    u->at = u->at * power2(u->k - k) + s * power2(b.k - k);
+    u->sum = u->sum * power2(u->k - k) + b.sum * power2(b.k - k);
+    u->k = k;
+}
+
+static void S(look_finish)(const fnll_task *task, const REAL *a, int64_t r, const row_scalars *s, double x_t, int hard, const S(look) *u) {
+    if (task->rank) task->rank[r] = (int64_t)u->above;
+    if (task->entropy) {
+        const double by = s->inverse * (u->k <= s->k ? power2(u->k - s->k) : 1.0 / power2(s->k - u->k));
+        task->entropy[r] = (u->at + u->sum * (s->lse - u->top)) * by + (hard ? s->e_t * s->inverse * (s->lse - x_t) : 0.0);
+    }
+    if (!task->argmax) return;
+    int64_t j = u->block;
+    while (j < task->v && !(a[j] == (REAL)u->top)) j++;
+    task->argmax[r] = j < task->v ? j : 0;
+}
+
+/* Statistics of a row of any kind, transformed block by block; a is where it stands afterwards. */
+static fnll_block S(general_stats)(const fnll_task *task, int64_t o, int64_t i, const REAL *a, REAL *scratch, int64_t t, REAL *kept,
+                                   double *ks, S(look) *u) {
+    fnll_block row = {-INFINITY, 0.0};
+    REAL e[FNLL_BLOCK];
+    const int64_t n = task->v;
+    for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
+        const int64_t m = n - b < FNLL_BLOCK ? n - b : FNLL_BLOCK, skip = t >= b && t < b + m ? t - b : -1;
+        if (a == scratch) S(load_part)(task, o, i, b, b + m, scratch);
+        const fnll_block part = FS(block)(a + b, m, skip, u ? e : kept ? kept + b : 0, 0, 0);
+        if (kept) ks[b / FNLL_BLOCK] = part.sum > 0.0 ? part.k : -INFINITY;
+        if (u) S(look_at)(a + b, e, b, m, part, u);
+        row = merge_block(row, part);
+    }
+    return row;
+}
+
 /* Write the gradient from a: f (A p - (1 - eps) w q - smooth w [a > -inf]) da/dx; point terms are put right after. p comes
  * from kept exponentials and their blocks' references where there are any. */
 static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *kept, const double *ks, const REAL *q, REAL *o,
@@ -148,8 +231,8 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
     for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
         const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
         const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
-        const int again = !kept || !(move > -100.0 && move < 100.0);
-        const VEC scale = F(set)((REAL)(again ? by : by * (move <= 0.0 ? power2(move) : 1.0 / power2(-move))));
+        const int again = !kept || !(move > -100.0 && move <= 0.0); /* above, small ones could have been flushed */
+        const VEC scale = F(set)((REAL)(again ? by : by * power2(move)));
         int64_t m;
         for (int64_t j = b; j < end; j += m) {
             m = end - j < W ? end - j : W;
@@ -272,21 +355,17 @@ static S(sums) S(row_sums)(const fnll_task *task, const REAL *a, const REAL *q, 
     return u;
 }
 
-static double S(row_entropy)(const REAL *a, const REAL *kept, const double *ks, int64_t n, const row_scalars *s) {
+static double S(row_entropy)(const REAL *a, int64_t n, const row_scalars *s) {
     double total = 0.0;
     const VEC kk = F(set)((REAL)s->k), l = F(set)((REAL)s->lse), zero = F(set)(0);
     for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
         const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
         VEC sum = F(set)(0);
-        const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
-        const int again = !kept || !(move > -100.0 && move < 100.0);
         for (int64_t j = b; j < end; j += W) {
-            VEC av = end - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, end - j);
-            VEC e = again ? F(exp2k)(av, kk) : end - j >= W ? F(load)(kept + j) : FS(ld_part)(kept + j, end - j);
-            VEC part = e * (l - av);
-            sum += F(select)(e > zero, part, zero);
+            const VEC av = end - j >= W ? F(load)(a + j) : FS(ld_part)(a + j, end - j), e = F(exp2k)(av, kk);
+            sum += F(select)(e > zero, e * (l - av), zero);
         }
-        total += CAT(sum_, T)(sum) * (again ? 1.0 : move <= 0.0 ? power2(move) : 1.0 / power2(-move));
+        total += CAT(sum_, T)(sum);
     }
     return total * s->inverse + (s->lse - (double)(REAL)s->lse);
 }
@@ -301,20 +380,32 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     }
     const int hard = ce && task->t.p != 0;
     const int64_t t = hard ? read_target(task, o, i) : -1;
-    const REAL *a = S(load_row)(task, o, i, scratch);
+    const int as_it_is = S(as_it_is)(task), wanted = task->entropy || task->argmax || task->rank;
+    const REAL *a = as_it_is ? (const REAL *)((const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner) : scratch;
     const REAL *q = ce && task->q.p ? S(load_probs)(task, o, i, scratch + n) : 0;
-    if (ce) S(details)(task, a, r, t);
-    if (hard && (t < 0 || t >= n)) {
+    const int valid = !hard || (t >= 0 && t < n);
+    REAL a_t = 0; /* the target's logit, before the gradient overwrites it */
+    if (hard && valid) {
+        if (!as_it_is) S(load_part)(task, o, i, t, t + 1, scratch);
+        a_t = a[t];
+    }
+    /* Exponentials are kept for the second sweep where one follows, the row is not too long for the caches, and they cost more
+     * than the way there and back. */
+    REAL *kept = ce && !wanted && n <= FNLL_KEEP_MOST && out && (S_IS_16 || T_IS_F64) ? scratch + 3 * n : 0;
+    double ks[FNLL_KEEP_MOST / FNLL_BLOCK];
+    S(look) look = {0.0, -INFINITY, 0.0, -INFINITY, 0.0, 0, hard && valid ? a_t : (REAL)INFINITY};
+    fnll_block row = S(general_stats)(task, o, i, a, scratch, hard && valid ? t : -1, kept, ks, wanted ? &look : 0);
+    if (!valid) {
+        S(details)(task, a, r, t);
         S(nan_row)(task, r, out, NAN);
         return;
     }
-    double shift = 0.0, x_t = hard ? (double)a[t] : 0.0;
-    /* Exponentials are kept for the second sweep where one follows and the row is not too long for the caches. */
-    REAL *kept = ce && n <= FNLL_KEEP_MOST && (out || task->entropy) ? scratch + 3 * n : 0;
-    double ks[FNLL_KEEP_MOST / FNLL_BLOCK];
-    fnll_block row = FS(row_stats)(a, n, hard ? t : -1, kept, kept ? ks : 0);
+    double shift = 0.0, x_t = (double)a_t;
+    int looked = wanted;
     if (n == 1 || !is_plain(row, x_t, hard, (double)LIMIT)) {
         /* The careful path: off with the maximum, which also makes a row of one class exact. What is then below 2^-126 of the row's sum is 0. */
+        S(details)(task, a, r, t);
+        looked = 0;
         const REAL m = FS(block_max)(a, n);
         if (FS(has_nan)(a, n) || m == (REAL)INFINITY || m == (REAL)-INFINITY) {
             S(nan_row)(task, r, out, FS(has_nan)(a, n) ? NAN : (double)m);
@@ -325,7 +416,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         shift = m;
         x_t = hard ? (double)a[t] : 0.0;
         kept = 0;
-        row = FS(row_stats)(a, n, hard ? t : -1, 0, 0);
+        row = FS(row_stats)(a, n, hard ? t : -1, 0, 0, 0, 0);
         if (!(row.sum > 0.0)) row = (fnll_block){0.0, 0.0}; /* all of the mass is the target's */
     }
     row_scalars s;
@@ -335,7 +426,10 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         s = (row_scalars){0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0};
     }
     if (task->lse) task->lse[r] = s.lse + shift;
-    if (task->entropy) task->entropy[r] = S(row_entropy)(a, kept, ks, n, &s) + (kept && hard ? s.e_t * s.inverse * (s.lse - x_t) : 0.0);
+    if (looked)
+        S(look_finish)(task, a, r, &s, x_t, hard, &look);
+    else if (task->entropy)
+        task->entropy[r] = S(row_entropy)(a, n, &s);
     for (int64_t j = 0; task->picked && j < task->k; j++) {
         const int64_t id = task->ids[r * task->k + j];
         task->picked[r * task->k + j] = id < 0 ? 0.0 : log_p(&s, (double)a[id]);
@@ -348,7 +442,9 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
 #if !S_IS_16
         if (task->out.cls == 1) to = out;
 #endif
-        FS(emit_row)(&rows, a, 0, 0, to, &s, -1, 1.0);
+        FS(emission) e;
+        FS(emit_set)(&rows, a, 0, 0, to, &s, -1, 1.0, 0.0, 0.0, &e);
+        FS(emit_end)(&e);
 #if !S_IS_16
         if (task->out.cls == 1) return;
 #endif
@@ -371,7 +467,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     const int direct = !task->ids && task->out.cls == 1;
     REAL *to = direct ? 0 : scratch + 2 * n;
     const double smooth = eps / live;
-    const REAL a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
+    a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
     S(emit_gradient)(task, a, kept, ks, q, to, out, shift, &s, total, smooth, f);
     if (task->ids) {
         for (int64_t j = 0; j < task->k; j++) {

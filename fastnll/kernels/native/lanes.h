@@ -39,9 +39,8 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
                 const VEC a = S(ld_lanes)(x + c * stride + i, width), e = F(exp2k)(a, kb);
                 if (kept) F(store)(kept + c * LANES + i, e);
                 if (hard) {
-                    const IVEC at = (IVEC)(t == id);
-                    x_t = F(select)(at, a, x_t);
-                    s += F(select)(at, zero, e);
+                    x_t = F(where)(t, id, a, x_t);
+                    s += F(where)(t, id, zero, e);
                     id += one;
                 } else {
                     s += e;
@@ -112,7 +111,7 @@ static void S(lane_emit)(const fnll_task *task, const STYPE *x, int64_t stride, 
                 g = kept ? F(load)(kept + c * LANES + i) : F(exp2k)(S(ld_lanes)(x + c * stride + i, width), k);
                 g = g * scale;
                 if (hard) {
-                    g = F(select)((IVEC)(t == id), at_t, g);
+                    g = F(where)(t, id, at_t, g);
                     id += one;
                 }
             }
@@ -227,19 +226,12 @@ static void S(tile_rows)(const fnll_task *task, int64_t r0, int64_t m, REAL *scr
     S(tile_out)(y, task->out.inner, task->out.cls, m, v, u.bad, to);
 }
 
-static void S(lane_range)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch, int tiled) {
+static void S(lane_range)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
     while (r0 < r1) {
-        const int64_t o = r0 / task->inner, i = r0 % task->inner;
-        int64_t m = task->inner - i < r1 - r0 ? task->inner - i : r1 - r0;
+        const int64_t left = task->inner - r0 % task->inner;
+        int64_t m = left < r1 - r0 ? left : r1 - r0;
         if (m > LANES) m = LANES;
-        if (tiled) {
-            S(tile_rows)(task, r0, m, scratch);
-        } else {
-            S(lanes) u;
-            S(lane_rows)(task, r0, m, (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner, task->x.cls,
-                         task->out.p ? (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner : 0,
-                         task->out.cls, 0, &u, scratch);
-        }
+        S(tile_rows)(task, r0, m, scratch);
         r0 += m;
     }
 }

@@ -7,6 +7,7 @@
 #undef MAGIC
 #undef LOG2E
 #undef SPECULATE
+#undef LEAST
 #undef LIMIT
 #undef LN2_HI
 #undef LN2_MID
@@ -26,6 +27,7 @@
 #define LN2_SHORT 0x1.62e42feep-1
 #define LN2_REST 0x1.a39ef35793c76p-33
 #define SPECULATE 0x1p900
+#define LEAST 0x1p-500
 #else
 #define REAL float
 #define MAGIC 0x1.8p23f
@@ -33,6 +35,7 @@
 #define LN2_SHORT 0x1.62e4p-1f
 #define LN2_REST 0x1.7f7d1cp-20f
 #define SPECULATE 0x1p100
+#define LEAST 0x1p-60
 #endif
 /* ln 2 = LN2_SHORT + LN2_REST: the product of the first with any exponent is exact without fma. */
 

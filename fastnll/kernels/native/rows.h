@@ -4,65 +4,143 @@
  * tried first, and only a block whose sum that leaves out of range is done again with its true maximum. Block sums are merged in float64, in block order, by shifts of the exponent. The target's own term
  * is left out of its block: loss = log1p(others / e_t) and p_t - 1 = -others / (others + e_t) then keep their
  * relative accuracy for confident rows.
- * emit: one more sweep, from cache, writes probabilities, log-probabilities or the gradient.
+ * emit: one more sweep, from cache, writes probabilities, log-probabilities or the gradient (emit.h). It rides along with
+ * the stats of the next row: one waits for memory where the other computes.
  */
 
 inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
 
-/* The first m elements, but -inf in lane `skip`; any other number skips none. */
-inline_always VEC S(ld_skip)(const STYPE *p, int64_t m, int64_t skip) {
-    const VEC a = m >= W ? S(ld)(p) : S(ld_part)(p, m);
-    IVEC lane;
-    for (int l = 0; l < W; l++) lane[l] = l;
-    const IVEC hole = lane == (IVEC){} + (skip < 0 || skip >= W ? -1 : (int)skip);
-    return F(select)(hole, F(set)(-INFINITY), a);
+/* 0 in one lane. */
+inline_always VEC S(without)(VEC a, int64_t lane) {
+    IVEC l;
+    for (int q = 0; q < W; q++) l[q] = q;
+    return F(select)(l == (IVEC){} + (int)lane, F(set)(0), a);
 }
 
-/* kept, where given, receives the exponentials: a second sweep then only scales them. */
-inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept) {
-    const VEC kk = F(set)(k);
-    VEC a0 = F(set)(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0, e;
+/* What one sweep over a block does. keep: its exponentials go to `kept`; total: its elements are added up; mode and bypass:
+ * what `e`, the row before, still has to write. All but the data are constants to the compiler. */
+inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e,
+                                  const int shift, const int keep, const int total, const int mode, const int bypass) {
+    const VEC kk = F(set)(k), zero = F(set)(0);
+    VEC a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero, c0 = zero, c1 = zero;
+    double added = 0.0;
+    S(emission) row;
+    if (mode) row = *e;
     const int64_t whole = n - n % (4 * W);
-    int64_t hole = skip < 0 ? whole : skip - skip % (4 * W);
-    if (hole > whole) hole = whole;
     int64_t i = 0;
-#define ADD(to, load, at)        \
-    e = F(exp2k)(load, kk);      \
-    if (kept) F(store)(kept + (at), e); \
-    to += e
-    for (int part = 0; part < 2; part++) {
-        const int64_t end = part ? whole : hole;
-        while (i < end) {
-            /* Runs of 16 additions: a term that is most of the sum must not round each of the others that its lane takes. */
-            const int64_t run = i + 64 * W < end ? i + 64 * W : end;
-            for (; i < run; i += 4 * W) {
-                for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
-                ADD(a0, S(ld)(x + i), i);
-                ADD(a1, S(ld)(x + i + W), i + W);
-                ADD(a2, S(ld)(x + i + 2 * W), i + 2 * W);
-                ADD(a3, S(ld)(x + i + 3 * W), i + 3 * W);
-            }
-            b0 += a0, b1 += a1, b2 += a2, b3 += a3;
-            a0 = a1 = a2 = a3 = F(set)(0);
+#define ADD(to, with, load, at, change)          \
+    do {                                         \
+        const VEC v = load;                      \
+        VEC p = shift ? F(exp2k)(v, kk) : F(exp)(v); \
+        change;                                  \
+        if (keep) F(store)(kept + (at), p);      \
+        if (total) with += v;                    \
+        to += p;                                 \
+    } while (0)
+    if (whole <= 32 * W) {
+        /* Short rows: a comparison in each lane costs less than a branch that is mispredicted once a row. */
+        VEC lane, hole = F(set)((REAL)(skip < 0 || skip >= n ? -1 : skip));
+        for (int l = 0; l < W; l++) lane[l] = (REAL)l;
+        const VEC step = F(set)((REAL)W);
+#define LEAVE_OUT                                \
+    p = F(where)(lane, hole, zero, p);           \
+    hole -= step
+        for (; i < whole; i += 4 * W) {
+            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH_SHORT);
+            ADD(a0, c0, S(ld)(x + i), i, LEAVE_OUT);
+            ADD(a1, c1, S(ld)(x + i + W), i + W, LEAVE_OUT);
+            ADD(a2, c0, S(ld)(x + i + 2 * W), i + 2 * W, LEAVE_OUT);
+            ADD(a3, c1, S(ld)(x + i + 3 * W), i + 3 * W, LEAVE_OUT);
+            if (mode) S(emit_unit)(&row, mode, bypass);
         }
-        if (!part && i < whole)
-            for (int j = 0; j < 4; j++, i += W) {
-                ADD(a0, S(ld_skip)(x + i, W, skip - i), i);
+#undef LEAVE_OUT
+    } else {
+        const int64_t hole = skip < 0 || skip >= whole ? whole : skip - skip % (4 * W);
+        for (int part = 0; part < 2; part++) {
+            const int64_t end = part ? whole : hole;
+            while (i < end) {
+                /* Runs of 16 additions: a term that is most of the sum must not round each of the others that its lane takes. */
+                const int64_t run = i + 64 * W < end ? i + 64 * W : end;
+                for (; i < run; i += 4 * W) {
+                    for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
+                    ADD(a0, c0, S(ld)(x + i), i, );
+                    ADD(a1, c1, S(ld)(x + i + W), i + W, );
+                    ADD(a2, c0, S(ld)(x + i + 2 * W), i + 2 * W, );
+                    ADD(a3, c1, S(ld)(x + i + 3 * W), i + 3 * W, );
+                    if (mode) S(emit_unit)(&row, mode, bypass);
+                }
+                b0 += a0, b1 += a1, b2 += a2, b3 += a3;
+                a0 = a1 = a2 = a3 = zero;
+                if (total) added += CAT(sum_, T)(c0 + c1), c0 = c1 = zero;
             }
+            if (!part && i < whole)
+                for (int j = 0; j < 4; j++, i += W) {
+                    ADD(a0, c0, S(ld)(x + i), i, p = skip >= i && skip < i + W ? S(without)(p, skip - i) : p);
+                }
+        }
     }
     for (; i < n; i += W) {
         const int64_t m = n - i < W ? n - i : W;
-        e = F(exp2k)(skip >= i && skip < i + W ? S(ld_skip)(x + i, m, skip - i) : m == W ? S(ld)(x + i) : S(ld_part)(x + i, m), kk);
-        if (kept) FS(st_part)(kept + i, e, m);
-        a1 += e;
+        const VEC v = m == W ? S(ld)(x + i) : S(ld_part)(x + i, m);
+        VEC p = shift ? F(exp2k)(v, kk) : F(exp)(v);
+        if (skip >= i && skip < i + W) p = S(without)(p, skip - i);
+        if (keep) FS(st_part)(kept + i, p, m);
+        a1 += p;
+        if (total && m == W) c0 += v;
+        if (total && m < W)
+            for (int64_t q = 0; q < m; q++) added += S(get)(x + i + q);
     }
 #undef ADD
-    return CAT(sum_, T)(((a0 + b0) + (a1 + b1)) + (b2 + b3));
+    if (mode) e->at = row.at;
+    if (total) *sum += added + CAT(sum_, T)(c0 + c1);
+    return CAT(sum_, T)(((a0 + b0) + (a1 + b1)) + ((a2 + b2) + (a3 + b3)));
 }
 
-static double S(sum_only)(const STYPE *x, int64_t n, REAL k, int64_t skip) { return S(block_sum)(x, n, k, skip, 0); }
-static double S(sum_kept)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept) {
-    return S(block_sum)(x, n, k, skip, kept);
+/* One function for each combination that occurs: exponentials relative to 2^k, alone, and relative to 1, with or without the
+ * row before. */
+#define INSTANCE(name, shift, keep, total, mode, bypass)                                                                    \
+    static double S(name)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e) {     \
+        return S(block_sum)(x, n, k, skip, kept, sum, e, shift, keep, total, mode, bypass);                                 \
+    }
+#define INSTANCES(name, mode, bypass)             \
+    INSTANCE(name, 0, 0, 0, mode, bypass)         \
+    INSTANCE(name##_total, 0, 0, 1, mode, bypass) \
+    INSTANCE(name##_keep, 0, 1, 0, mode, bypass)  \
+    INSTANCE(name##_keep_total, 0, 1, 1, mode, bypass)
+INSTANCE(sum_shifted, 1, 0, 0, NOTHING, 0)
+INSTANCE(sum_shifted_keep, 1, 1, 0, NOTHING, 0)
+INSTANCES(sum, NOTHING, 0)
+INSTANCES(sum_kept, FROM_KEPT, 0)
+INSTANCES(sum_logits, FROM_LOGITS, 0)
+INSTANCES(sum_relative, RELATIVE, 0)
+INSTANCE(sum_capped, 0, 0, 0, CAPPED, 0)
+INSTANCE(sum_capped_total, 0, 0, 1, CAPPED, 0)
+INSTANCE(sum_log, 0, 0, 0, LOGARITHM, 0)
+#if !S_IS_16
+INSTANCES(sum_kept_stream, FROM_KEPT, 1)
+INSTANCES(sum_logits_stream, FROM_LOGITS, 1)
+INSTANCES(sum_relative_stream, RELATIVE, 1)
+INSTANCE(sum_capped_stream, 0, 0, 0, CAPPED, 1)
+INSTANCE(sum_capped_stream_total, 0, 0, 1, CAPPED, 1)
+INSTANCE(sum_log_stream, 0, 0, 0, LOGARITHM, 1)
+#endif
+#undef INSTANCE
+#undef INSTANCES
+
+typedef double (*S(summing))(const STYPE *, int64_t, REAL, int64_t, REAL *, double *, S(emission) *);
+
+/* Sum of a block relative to 1, and as much of the row before as fits beside it. */
+static double S(sum_beside)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *sum, S(emission) *e) {
+#define FOUR(name) {S(name), S(name##_total), S(name##_keep), S(name##_keep_total)}
+    static const S(summing) table[][4] = {
+        FOUR(sum), FOUR(sum_kept), FOUR(sum_logits), FOUR(sum_relative), {S(sum_capped), S(sum_capped_total)}, {S(sum_log)},
+#if !S_IS_16
+        FOUR(sum_kept_stream), FOUR(sum_logits_stream), FOUR(sum_relative_stream), {S(sum_capped_stream), S(sum_capped_stream_total)}, {S(sum_log_stream)},
+#endif
+    };
+#undef FOUR
+    const int mode = e && e->at < e->whole ? e->mode + (e->bypass ? LOGARITHM : 0) : NOTHING;
+    return table[mode][2 * (kept != 0) + (sum != 0)](x, n, 0, skip, kept, sum, e);
 }
 
 static REAL S(block_max)(const STYPE *x, int64_t n) {
@@ -96,18 +174,20 @@ static int S(has_nan)(const STYPE *x, int64_t n) {
     return 0;
 }
 
-/* One block, without element skip (or -1). k = NaN asks for the careful path; sum = 0 says "nothing here". */
-static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept) {
-    /* Any reference serves whose powers stay in range, and most logits are near 0: try 2^0, which waits for no element, and
-     * only where the sum is below 1/2 (terms that matter could have been flushed) or too large the maximum. The bits do not depend on the choice, for references differ by powers of two. */
-    REAL m = 0;
-    for (int again = 0; again < 2; again++) {
-        if (m >= -2 * LIMIT && m <= LIMIT) {
-            const REAL k = again ? (m * (REAL)LOG2E + MAGIC) - MAGIC : 0;
-            const double s = kept ? S(sum_kept)(x, n, k, skip, kept) : S(sum_only)(x, n, k, skip);
-            if (s >= (again ? 0.0 : 0.5) && s < (double)SPECULATE) return (fnll_block){k, s};
-        }
-        if (!again) m = S(block_max)(x, n);
+/* One block, without element skip (or -1). k = NaN asks for the careful path; sum = 0 says "nothing here". `total`, where
+ * given, takes the sum of the elements; `e`, where given, is a row to write on the way. */
+static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *total, S(emission) *e) {
+    /* Any reference serves whose powers stay in range, and most logits are near 0: try 1 first, which waits for no element, and
+     * only where the sum is then very small or large one below the maximum. The sum does not depend on the choice, for
+     * references differ by powers of two. */
+    double added = 0.0, s = S(sum_beside)(x, n, skip, kept, total ? &added : 0, e);
+    if (total) *total += added;
+    if (s >= LEAST && s < (double)SPECULATE) return (fnll_block){0, s};
+    const REAL m = S(block_max)(x, n);
+    if (m >= -2 * LIMIT && m <= LIMIT) {
+        const REAL k = ((m * (REAL)LOG2E + MAGIC) - MAGIC) - 1;
+        s = (kept ? S(sum_shifted_keep) : S(sum_shifted))(x, n, k, skip, kept, 0, 0);
+        if (s >= 0.0 && s < (double)SPECULATE) return (fnll_block){k, s};
     }
     if (m < -2 * LIMIT) { /* nothing but -inf and mask values, or NaN among them */
         return (fnll_block){S(has_nan)(x, n) ? (REAL)NAN : 0, 0.0};
@@ -116,120 +196,13 @@ static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept) 
 }
 
 /* kept and its blocks' references ks are both given or both NULL. */
-static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *ks) {
+static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *ks, double *total, S(emission) *e) {
     fnll_block row = {-INFINITY, 0.0};
     for (int64_t i = 0; i < n; i += FNLL_BLOCK) {
         const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK, s = skip - i;
-        const fnll_block b = S(block)(x + i, m, s >= 0 && s < m ? s : -1, kept ? kept + i : 0);
+        const fnll_block b = S(block)(x + i, m, s >= 0 && s < m ? s : -1, kept ? kept + i : 0, total, e);
         if (ks) ks[i / FNLL_BLOCK] = b.sum > 0.0 ? b.k : -INFINITY;
         row = merge_block(row, b);
     }
     return row;
-}
-
-/* out = exp(x) 2^-k * scale, or kept * scale where the exponentials were kept; out[t] = at where t >= 0. With `bypass` stores
- * do not read their lines first; out is then brought to a vector boundary, and a target inside such a line goes with it. */
-inline_always void S(emit_exp)(const STYPE *x, const REAL *kept, STYPE *out, int64_t n, REAL k, REAL scale, int64_t t, REAL at,
-                               int bypass) {
-    const VEC kk = F(set)(k), ss = F(set)(scale);
-    int64_t i = 0;
-#define VALUE(j) ((kept ? F(load)(kept + (j)) : F(exp2k)(S(ld)(x + (j)), kk)) * ss)
-#define VALUE_PART(j, m) ((kept ? FS(ld_part)(kept + (j), m) : F(exp2k)(S(ld_part)(x + (j), m), kk)) * ss)
-#if !S_IS_16
-    if (bypass) {
-        const int64_t head = (int64_t)((-(uintptr_t)out & (VBYTES - 1)) / sizeof(STYPE));
-        if (head && head < n) S(st_part)(out, VALUE_PART(0, head), head);
-        const int64_t hole = t < head ? -1 : head + (t - head) / W * W;
-        for (i = head < n ? head : 0; head < n && i + W <= n; i += W) {
-            VEC a = VALUE(i);
-            if (i == hole) {
-                REAL e[W];
-                F(store)(e, a);
-                e[t - i] = at;
-                a = F(load)(e);
-            }
-            stream(out + i, (v_f32)a);
-        }
-        if (t >= head && t < i) t = -1; /* it went with its line */
-    }
-#else
-    (void)bypass;
-#endif
-    for (; i + 2 * W <= n; i += 2 * W) {
-        /* Ask for the lines to write to before they are due; where out is x they are here already. */
-        __builtin_prefetch((const char *)(out + i) + PREFETCH_WRITE, 1);
-        __builtin_prefetch((const char *)(out + i + W) + PREFETCH_WRITE, 1);
-        VEC a = VALUE(i), b = VALUE(i + W);
-        S(st)(out + i, a);
-        S(st)(out + i + W, b);
-    }
-    for (; i + W <= n; i += W) S(st)(out + i, VALUE(i));
-    if (i < n) S(st_part)(out + i, VALUE_PART(i, n - i), n - i);
-    if (t >= 0) S(put)(out + t, at);
-#undef VALUE
-#undef VALUE_PART
-}
-
-static void S(emit_again)(const STYPE *x, STYPE *out, int64_t n, REAL k, REAL scale, int64_t t, REAL at, int bypass) {
-    S(emit_exp)(x, 0, out, n, k, scale, t, at, bypass);
-}
-
-/* Block by block from kept exponentials; each block's own reference is shifted to the row's. */
-static void S(emit_kept)(const STYPE *x, const REAL *kept, const double *ks, STYPE *out, int64_t n, double k, REAL scale, int64_t t,
-                         REAL at, int bypass) {
-    for (int64_t i = 0; i < n; i += FNLL_BLOCK) {
-        const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK, s = t >= i && t < i + m ? t - i : -1;
-        const double shift = ks[i / FNLL_BLOCK] - k;
-        /* Beyond this the factor would leave the normal range before the products do. */
-        if (shift > -100.0 && shift < 100.0)
-            S(emit_exp)(x + i, kept + i, out + i, m, 0, scale * (REAL)(shift <= 0.0 ? power2(shift) : 1.0 / power2(-shift)), s, at, bypass);
-        else
-            S(emit_again)(x + i, out + i, m, (REAL)k, scale, s, at, bypass);
-    }
-}
-
-/* out = log p from the row's scalars. In float32 the logsumexp is at hand in float64 and goes off in two parts; in float64
- * k ln 2 goes off first, which is exact for logits near the logsumexp. Rounding must not make a probability exceed 1. */
-static void S(emit_log)(const STYPE *x, STYPE *out, int64_t n, const row_scalars *s, int bypass) {
-#if T_IS_F64
-    const VEC k = F(set)(s->k), tail = F(set)(s->tail);
-#define LOG_P(a) (-F(max)(F(set)(0), tail - F(less_k)(a, k)))
-#else
-    const VEC hi = F(set)((REAL)s->lse), lo = F(set)((REAL)(s->lse - (double)(REAL)s->lse));
-#define LOG_P(a) (-F(max)(F(set)(0), lo - (a - hi)))
-#endif
-    int64_t i = 0;
-#if !S_IS_16
-    if (bypass) {
-        int64_t head = (int64_t)((-(uintptr_t)out & (VBYTES - 1)) / sizeof(STYPE));
-        if (head > n) head = n;
-        if (head) S(st_part)(out, LOG_P(S(ld_part)(x, head)), head);
-        for (i = head; i + W <= n; i += W) stream(out + i, (v_f32)LOG_P(S(ld)(x + i)));
-    }
-#else
-    (void)bypass;
-#endif
-    for (; i + W <= n; i += W) {
-        __builtin_prefetch((const char *)(out + i) + PREFETCH_WRITE, 1);
-        S(st)(out + i, LOG_P(S(ld)(x + i)));
-    }
-    if (i < n) S(st_part)(out + i, LOG_P(S(ld_part)(x + i, n - i)), n - i);
-#undef LOG_P
-}
-
-static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
-    STYPE e;
-    S(put)(&e, a);
-    for (int64_t i = 0; i < n; i++) out[i * stride] = e;
-}
-
-/* Write one row's output from its finished scalars; g is the gradient's factor, t the target, -1 for none. */
-static void S(emit_row)(const fnll_task *task, const STYPE *x, const REAL *kept, const double *ks, STYPE *out, const row_scalars *s,
-                        int64_t t, double g) {
-    if (task->op == FNLL_LOG_SOFTMAX)
-        S(emit_log)(x, out, task->v, s, task->stream);
-    else if (kept)
-        S(emit_kept)(x, kept, ks, out, task->v, s->k, (REAL)(g * s->inverse), t, (REAL)(-g * s->rest), task->stream);
-    else
-        S(emit_again)(x, out, task->v, (REAL)s->k, (REAL)(g * s->inverse), t, (REAL)(-g * s->rest), task->stream);
 }

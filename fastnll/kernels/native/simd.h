@@ -66,6 +66,47 @@ inline_always v_f64 max_f64(v_f64 a, v_f64 b) { return select_f64(a > b, a, b); 
 #endif
 #endif
 
+/* x where a is b, else y. Said outright, for compilers take a comparison's mask into a vector and back. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 where_f32(v_f32 a, v_f32 b, v_f32 x, v_f32 y) {
+    return (v_f32)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ), (__m512)y, (__m512)x);
+}
+inline_always v_f64 where_f64(v_f64 a, v_f64 b, v_f64 x, v_f64 y) {
+    return (v_f64)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ), (__m512d)y, (__m512d)x);
+}
+#else
+inline_always v_f32 where_f32(v_f32 a, v_f32 b, v_f32 x, v_f32 y) { return select_f32(a == b, x, y); }
+inline_always v_f64 where_f64(v_f64 a, v_f64 b, v_f64 x, v_f64 y) { return select_f64(a == b, x, y); }
+#endif
+
+/* Whether a > b or unordered in any lane. */
+inline_always int any_above_f32(v_f32 a, v_f32 b) {
+#if VBYTES == 64 && defined(FNLL_X86)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ) != 0;
+#elif VBYTES == 32 && defined(FNLL_X86)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ)) != 0;
+#else
+    const i_f32 above = ~(a <= b);
+    int any = 0;
+    for (int l = 0; l < W_f32; l++) any |= above[l];
+    return any != 0;
+#endif
+}
+
+/* a / b for normal b and a quotient in the normal range or 0: correct but for the last half unit, where an estimate of 1 / b
+ * is at hand that costs less than the division. */
+#if VBYTES == 64 && defined(FNLL_X86)
+inline_always v_f32 quotient_f32(v_f32 a, v_f32 b) {
+    v_f32 y = (v_f32)_mm512_rcp14_ps((__m512)b);
+    y = y + y * fnma_f32(b, y, (v_f32){} + 1.0f);
+    const v_f32 q = a * y;
+    return q + y * fnma_f32(q, b, a);
+}
+#else
+inline_always v_f32 quotient_f32(v_f32 a, v_f32 b) { return a / b; }
+#endif
+inline_always v_f64 quotient_f64(v_f64 a, v_f64 b) { return a / b; }
+
 /* p * 2^n for integer-valued n; 0 where the result would be below the normal range. */
 #if VBYTES == 64 && defined(FNLL_X86)
 inline_always v_f32 scale2_f32(v_f32 p, v_f32 n) { return (v_f32)_mm512_scalef_ps((__m512)p, (__m512)n); }
@@ -158,13 +199,16 @@ PARTS(double, v_f64, f64)
 #endif
 
 inline_always double sum_f64(v_f64 a) {
+#if VBYTES == 64 && defined(FNLL_X86)
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256((__m512d)a), _mm512_extractf64x4_pd((__m512d)a, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#else
     double e[W_f64], s = 0.0;
     memcpy(e, &a, sizeof e);
-#if VBYTES == 64
-    return ((e[0] + e[4]) + (e[2] + e[6])) + ((e[1] + e[5]) + (e[3] + e[7]));
-#endif
     for (int i = 0; i < W_f64; i++) s += e[i];
     return s;
+#endif
 }
 
 /* The lanes of a float vector added in float64. */

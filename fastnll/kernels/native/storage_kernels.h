@@ -1,72 +1,11 @@
-/* The entry points of one storage dtype: which loop a row takes, the split of long rows, vjp and SGD. */
-
-/* Nothing but the row itself is needed: no transform, no extra sums, no details. */
-static int S(is_simple)(const fnll_task *task) {
-    return task->op == FNLL_LSE || task->op == FNLL_SOFTMAX || task->op == FNLL_LOG_SOFTMAX ||
-           (task->op == FNLL_CROSS_ENTROPY && task->t.p && task->smoothing == 0.0 && task->z_loss == 0.0 &&
-            task->temperature == 1.0 && task->softcap == 0.0 && !task->mask.p && !task->q.p && !task->ids &&
-            !task->entropy && !task->argmax && !task->rank && !task->lse);
-}
-
-static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
-    const int ce = task->op == FNLL_CROSS_ENTROPY;
-    const int64_t v = task->v;
-    /* As many rows at a time as stay in the cache between the two sweeps; any number where there is only one. */
-    int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (v * (int64_t)sizeof(REAL)) : FNLL_ROWS;
-    group = group < 1 ? 1 : group > FNLL_ROWS ? FNLL_ROWS : group;
-    const int64_t blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
-    /* The row and its exponentials should stay in the second-level cache together; longer rows are computed twice. */
-    REAL *kept = task->out.p && task->op != FNLL_LOG_SOFTMAX && v <= FNLL_KEEP_MOST ? scratch + 3 * v : 0;
-    double ks[FNLL_ROWS + FNLL_KEEP_MOST / FNLL_BLOCK];
-    fnll_block row[FNLL_ROWS];
-    double x_t[FNLL_ROWS];
-    int64_t t[FNLL_ROWS];
-    row_scalars s[FNLL_ROWS];
-    for (int64_t g = r0; g < r1; g += group) {
-        const int m = (int)(r1 - g < group ? r1 - g : group);
-        int64_t o = g / task->inner, i = g % task->inner;
-        const int64_t o0 = o, i0 = i;
-        for (int j = 0; j < m; j++) {
-            const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
-            const int absent = ce && task->row_weight && task->row_weight[g + j] == 0.0;
-            t[j] = ce && !absent ? read_target(task, o, i) : -1;
-            row[j] = (fnll_block){NAN, 0.0};
-            x_t[j] = 0.0;
-            if (!absent && (!ce || (t[j] >= 0 && t[j] < v))) {
-                row[j] = S(row_stats)(x, v, t[j], kept ? kept + j * v : 0, kept ? ks + j * blocks : 0);
-                if (ce) x_t[j] = S(get)(x + t[j]);
-            }
-            if (++i == task->inner) i = 0, o++;
-        }
-        finish(m, row, x_t, ce, s);
-        o = o0;
-        i = i0;
-        for (int j = 0; j < m; j++) {
-            const int64_t r = g + j;
-            if (!is_plain(row[j], x_t[j], ce, (double)LIMIT)) {
-                S(general_row)(task, r, scratch);
-            } else {
-                const double c = ce && task->target_weight ? task->target_weight[r] : 1.0;
-                const double w = ce && task->row_weight ? task->row_weight[r] : 1.0;
-                if (task->loss) task->loss[r - task->loss_from] = w * c != 0.0 ? w * c * s[j].nll : 0.0;
-                if (task->lse) task->lse[r] = s[j].lse;
-                if (task->out.p) {
-                    const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
-                    STYPE *out = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
-                    S(emit_row)(task, x, kept ? kept + j * v : 0, ks + j * blocks, out, &s[j], t[j], ce ? gradient_factor(task, r) * c : 1.0);
-                }
-            }
-            if (++i == task->inner) i = 0, o++;
-        }
-    }
-}
+/* The entry points of one storage dtype: which loop rows take, the split of long rows, vjp and SGD. */
 
 /* K logits a row, minus its logsumexp. */
 static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
     for (int64_t r = r0; r < r1; r++) {
         const STYPE *x = (const STYPE *)task->x.p + r / task->inner * task->x.outer + r % task->inner * task->x.inner;
         fnll_block row = {NAN, 0.0};
-        if (task->x.cls == 1) row = S(row_stats)(x, task->v, -1, 0, 0);
+        if (task->x.cls == 1) row = S(row_stats)(x, task->v, -1, 0, 0, 0, 0);
         if (!is_plain(row, 0.0, 0, 0.0)) {
             S(general_row)(task, r, scratch);
             continue;
@@ -82,17 +21,17 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
 }
 
 static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory) {
-    REAL stack[3 * FNLL_STACK + FNLL_KEEP_BYTES / sizeof(REAL)];
+    REAL stack[4 * FNLL_STACK + 2 * FNLL_KEEP_BYTES / sizeof(REAL)];
     REAL *scratch = memory ? memory : stack;
     const uint32_t mode = flush_on();
     if (task->op == FNLL_GATHER && task->v > 1)
         S(gather_rows)(task, r0, r1, scratch);
-    else if (S(is_simple)(task) && task->v > 1 && task->x.cls != 1 && task->x.inner == 1 &&
-             (!task->out.p || task->out.inner == 1))
-        S(lane_range)(task, r0, r1, scratch, 0);
+    else if (S(is_simple)(task) && fnll_is_columns(task))
+        S(column_range)(task, r0, r1, scratch,
+                        task->v <= FNLL_COLUMNS_KEEP ? (REAL *)((char *)memory + fnll_row_scratch(task->v)) : 0);
     else if (S(is_simple)(task) && task->v > 1 && task->v <= FNLL_SMALL)
-        S(lane_range)(task, r0, r1, scratch, 1);
-    else if (S(is_simple)(task) && task->v > 1 && task->x.cls == 1 && (!task->out.p || task->out.cls == 1))
+        S(lane_range)(task, r0, r1, scratch);
+    else if (S(is_plain_task)(task) && task->v > 1 && task->x.cls == 1 && (!task->out.p || task->out.cls == 1))
         S(plain_rows)(task, r0, r1, scratch);
     else
         for (int64_t r = r0; r < r1; r++) S(general_row)(task, r, scratch);
@@ -108,7 +47,7 @@ static void S(split_stats)(const fnll_task *task, int64_t r, int64_t b0, int64_t
     const uint32_t mode = flush_on();
     for (int64_t b = b0; b < b1; b++) {
         const int64_t at = b * FNLL_BLOCK, m = task->v - at < FNLL_BLOCK ? task->v - at : FNLL_BLOCK;
-        blocks[b] = S(block)(x + at, m, t >= at && t < at + m ? t - at : -1, 0);
+        blocks[b] = S(block)(x + at, m, t >= at && t < at + m ? t - at : -1, 0, 0, 0);
     }
     flush_restore(mode);
 }
@@ -146,7 +85,9 @@ static void S(split_emit)(const fnll_task *task, int64_t r, int64_t b0, int64_t 
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
     STYPE *out = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
     const int64_t t = ce ? read_target(task, o, i) - at : -1;
-    S(emit_row)(&part, x + at, 0, 0, out + at, &s, t < end - at ? t : -1, g);
+    S(emission) e;
+    S(emit_set)(&part, x + at, 0, 0, out + at, &s, t < end - at ? t : -1, g, 0.0, -g * s.rest, &e);
+    S(emit_end)(&e);
     if (task->stream) stream_fence();
     flush_restore(mode);
 }

@@ -1,0 +1,150 @@
+/* The second primitive, emit, for rows that are contiguous and need no transform; one instance per storage dtype.
+ *
+ * An emission is a row whose scalars are known and whose output is still to be written: kept * scale + shift, or the same
+ * with exponentials computed again, relative to 1 or to the row's 2^k, or log-probabilities; out[hole] = value. It is written in units of four vectors, by the
+ * sweep over the next row or at once.
+ */
+#undef NOTHING
+#undef FROM_KEPT
+#undef FROM_LOGITS
+#undef RELATIVE
+#undef CAPPED
+#undef LOGARITHM
+#define NOTHING 0
+#define FROM_KEPT 1
+#define FROM_LOGITS 2
+#define RELATIVE 3
+#define CAPPED 4
+#define LOGARITHM 5
+
+typedef struct {
+    const STYPE *x;
+    const REAL *kept;
+    STYPE *out;
+    int64_t at, whole, n, hole; /* next element; where whole units end; elements; the target, -1 for none */
+    VEC per_cap;                /* 1 / softcap */
+    VEC k, scale, shift;        /* reference, factor, summand; for a logarithm the row's logsumexp in two parts */
+    REAL value;
+    int mode, bypass;           /* bypass: stores do not read their lines first */
+} S(emission);
+
+inline_always VEC S(emit_value)(const S(emission) *e, int64_t j, int64_t m, const int mode) {
+    if (mode == FROM_KEPT) return (m == W ? F(load)(e->kept + j) : FS(ld_part)(e->kept + j, m)) * e->scale + e->shift;
+    const VEC a = m == W ? S(ld)(e->x + j) : S(ld_part)(e->x + j, m);
+    if (mode == FROM_LOGITS) return F(exp)(a) * e->scale + e->shift;
+    if (mode == RELATIVE) return F(exp2k)(a, e->k) * e->scale + e->shift;
+    if (mode == CAPPED) { /* a = cap tanh(x / cap) has the slope 1 - (a / cap)^2, and classes that are -inf have none */
+        const VEC u = F(max)(F(set)((REAL)-1), a * e->per_cap);
+        return (F(exp2k)(a, e->k) * e->scale + e->shift) * (F(set)((REAL)1) - u * u);
+    }
+    /* In float32 the logsumexp is at hand in float64 and goes off in two parts; in float64 k ln 2 goes off first, which is
+     * exact for logits near the logsumexp. Rounding must not make a probability exceed 1. */
+#if T_IS_F64
+    return -F(max)(F(set)(0), e->shift - F(less_k)(a, e->k));
+#else
+    return -F(max)(F(set)(0), e->shift - (a - e->k));
+#endif
+}
+
+/* Four vectors, if as many are left before the end of whole units. */
+inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass) {
+    const int64_t j = e->at;
+    if (j >= e->whole) return;
+    VEC a[4];
+    for (int q = 0; q < 4; q++) a[q] = S(emit_value)(e, j + q * W, W, mode);
+#if !S_IS_16
+    if (bypass && (uint64_t)(e->hole - j) >= 4 * W) {
+        for (int q = 0; q < 4; q++) stream(e->out + j + q * W, (v_f32)a[q]);
+    } else
+#endif
+    {
+        for (int q = 0; q < 4; q++) {
+            /* Ask for the lines to write to before they are due; where out is x they are here already. */
+            if (!bypass) __builtin_prefetch((const char *)(e->out + j + q * W) + PREFETCH_WRITE, 1);
+            S(st)(e->out + j + q * W, a[q]);
+        }
+        if ((uint64_t)(e->hole - j) < 4 * W) S(put)(e->out + e->hole, e->value);
+    }
+    e->at = j + 4 * W;
+}
+
+/* Bring the output to a vector boundary where stores bypass the cache, and say where whole units end. */
+static void S(emit_begin)(S(emission) *e) {
+    int64_t head = e->bypass ? (int64_t)((-(uintptr_t)e->out & (VBYTES - 1)) / sizeof(STYPE)) : 0;
+    if (head > e->n) head = e->n;
+    e->at = head;
+    e->whole = head + (e->n - head) / (4 * W) * (4 * W);
+    if (!head) return;
+    const VEC a = e->mode == FROM_KEPT     ? S(emit_value)(e, 0, head, FROM_KEPT)
+                  : e->mode == FROM_LOGITS ? S(emit_value)(e, 0, head, FROM_LOGITS)
+                  : e->mode == RELATIVE    ? S(emit_value)(e, 0, head, RELATIVE)
+                  : e->mode == CAPPED      ? S(emit_value)(e, 0, head, CAPPED)
+                                           : S(emit_value)(e, 0, head, LOGARITHM);
+    S(st_part)(e->out, a, head);
+    if (e->hole >= 0 && e->hole < head) S(put)(e->out + e->hole, e->value);
+}
+
+inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass) {
+    S(emission) e = *to;
+    while (e.at < e.whole) S(emit_unit)(&e, mode, bypass);
+    const int64_t rest = e.at;
+    for (; e.at < e.n; e.at += W) {
+        const int64_t m = e.n - e.at < W ? e.n - e.at : W;
+        const VEC a = S(emit_value)(&e, e.at, m, mode);
+        if (m == W)
+            S(st)(e.out + e.at, a);
+        else
+            S(st_part)(e.out + e.at, a, m);
+    }
+    if (e.hole >= rest) S(put)(e.out + e.hole, e.value);
+    to->at = e.n;
+}
+
+/* Write what is left of a row. */
+static void S(emit_end)(S(emission) *e) {
+    if (e->at >= e->n) return;
+    if (e->mode == LOGARITHM)
+        e->bypass ? S(emit_all)(e, LOGARITHM, 1) : S(emit_all)(e, LOGARITHM, 0);
+    else if (e->mode == FROM_KEPT)
+        e->bypass ? S(emit_all)(e, FROM_KEPT, 1) : S(emit_all)(e, FROM_KEPT, 0);
+    else if (e->mode == RELATIVE)
+        e->bypass ? S(emit_all)(e, RELATIVE, 1) : S(emit_all)(e, RELATIVE, 0);
+    else if (e->mode == CAPPED)
+        e->bypass ? S(emit_all)(e, CAPPED, 1) : S(emit_all)(e, CAPPED, 0);
+    else
+        e->bypass ? S(emit_all)(e, FROM_LOGITS, 1) : S(emit_all)(e, FROM_LOGITS, 0);
+}
+
+static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
+    STYPE e;
+    S(put)(&e, a);
+    for (int64_t i = 0; i < n; i++) out[i * stride] = e;
+}
+
+/* Set an emission up: scale * p + shift with its value at the target, or the log-probabilities. */
+static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept, const double *ks, STYPE *out, const row_scalars *s,
+                        int64_t t, double scale, double shift, double value, S(emission) *e) {
+    e->x = x, e->out = out, e->n = task->v, e->hole = t, e->value = (REAL)value, e->kept = kept;
+    e->bypass = S_IS_16 ? 0 : task->stream;
+    if (task->op == FNLL_LOG_SOFTMAX) {
+        e->mode = LOGARITHM;
+#if T_IS_F64
+        e->k = F(set)(s->k), e->shift = F(set)(s->tail);
+#else
+        e->k = F(set)((REAL)s->lse), e->shift = F(set)((REAL)(s->lse - (double)(REAL)s->lse));
+#endif
+    } else {
+        /* Relative to 1 nothing is flushed that would have been a normal result, if the row's reference is not below. */
+        const int one = s->k >= 0.0 && s->k <= 60.0;
+        int all = kept != 0 && one;
+        for (int64_t b = 0; all && b < (e->n + FNLL_BLOCK - 1) / FNLL_BLOCK; b++) all = ks[b] == 0.0;
+        e->mode = all ? FROM_KEPT : one ? FROM_LOGITS : RELATIVE;
+        if (task->op == FNLL_CROSS_ENTROPY && task->softcap != 0.0) {
+            e->mode = CAPPED;
+            e->per_cap = F(set)((REAL)(1.0 / task->softcap));
+        }
+        e->k = F(set)((REAL)s->k), e->shift = F(set)((REAL)shift);
+        e->scale = F(set)((REAL)(scale * s->inverse * (e->mode == FROM_KEPT || e->mode == FROM_LOGITS ? power2(-s->k) : 1.0)));
+    }
+    S(emit_begin)(e);
+}
