@@ -2,6 +2,8 @@
 #include "storage.h"
 #include "emit.h"
 #include "rows.h"
+#include "transform.h"
+#include "details.h"
 #include "general.h"
 #include "plain.h"
 #include "columns.h"
