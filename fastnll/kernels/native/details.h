@@ -57,6 +57,8 @@ static double S(row_entropy)(const REAL *a, int64_t n, const row_scalars *s) {
     return total * s->inverse + (s->lse - (double)(REAL)s->lse);
 }
 
+#undef LOOK_BLOCK
+#define LOOK_BLOCK 1024
 /* What `cross_entropy_details` asks of a row, block by block while it is in the first-level cache. The entropy's sum is held
  * relative to the largest logit so far: all of its terms are positive, so confident rows keep their digits. */
 typedef struct {
@@ -67,11 +69,12 @@ typedef struct {
 
 static void S(look_at)(const REAL *a, const REAL *e, int64_t from, int64_t m, fnll_block b, S(look) *u) {
     const VEC at = F(set)(u->target), zero = F(set)(0), one = F(set)(1);
-    VEC top = F(set)(-INFINITY), count = zero, more = zero, sum = zero, rest = zero;
+    VEC top = F(set)(-INFINITY), next = top, count = zero, more = zero, sum = zero, rest = zero;
     int64_t j = 0;
     for (; j + 2 * W <= m; j += 2 * W) {
         const VEC v = F(load)(a + j), w = F(load)(a + j + W);
-        top = F(max)(F(max)(v, w), top);
+        top = F(max)(v, top);
+        next = F(max)(w, next);
         count += F(select)(v > at, one, zero);
         more += F(select)(w > at, one, zero);
     }
@@ -81,7 +84,9 @@ static void S(look_at)(const REAL *a, const REAL *e, int64_t from, int64_t m, fn
         count += F(select)(v > at, one, zero);
     }
     u->above += CAT(sum_, T)(count + more);
+    count = more = zero;
     REAL best = -INFINITY;
+    top = F(max)(next, top);
     for (int l = 0; l < W; l++) best = top[l] > best ? top[l] : best;
     const double t = (double)best;
     if (t > u->top) { /* the sums so far, relative to the new one */
@@ -91,17 +96,22 @@ static void S(look_at)(const REAL *a, const REAL *e, int64_t from, int64_t m, fn
     }
     if (!(b.sum > 0.0)) return;
     const VEC high = F(set)(best), low = F(set)((REAL)-4 * LIMIT);
-    for (j = 0; j + 2 * W <= m; j += 2 * W) {
-        sum += F(load)(e + j) * (high - F(max)(low, F(load)(a + j)));
-        rest += F(load)(e + j + W) * (high - F(max)(low, F(load)(a + j + W)));
+    for (j = 0; j + 4 * W <= m; j += 4 * W) {
+        sum += F(load)(e + j) * (high - F(load)(a + j));
+        rest += F(load)(e + j + W) * (high - F(load)(a + j + W));
+        more += F(load)(e + j + 2 * W) * (high - F(load)(a + j + 2 * W));
+        count += F(load)(e + j + 3 * W) * (high - F(load)(a + j + 3 * W));
     }
+    const VEC all = (sum + rest) + (more + count);
+    sum = all;
+    if (!(CAT(sum_, T)(all) < INFINITY)) j = 0, sum = zero; /* classes at -inf: 0 times infinity */
     for (; j < m; j += W) {
         const int64_t n = m - j < W ? m - j : W;
         const VEC v = F(max)(low, n == W ? F(load)(a + j) : FS(ld_part)(a + j, n));
         const VEC p = n == W ? F(load)(e + j) : FS(ld_part)(e + j, n);
         sum += F(select)(p > zero, p * (high - v), zero);
     }
-    const double s = CAT(sum_, T)(sum + rest) + b.sum * (u->top - t);
+    const double s = CAT(sum_, T)(sum) + b.sum * (u->top - t);
     const double k = b.k > u->k ? b.k : u->k;
     u->at = u->at * power2(u->k - k) + s * power2(b.k - k);
     u->sum = u->sum * power2(u->k - k) + b.sum * power2(b.k - k);

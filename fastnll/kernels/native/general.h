@@ -26,10 +26,11 @@ static void S(absent_row)(const fnll_task *task, int64_t r, STYPE *out) {
 static fnll_block S(general_stats)(const fnll_task *task, int64_t o, int64_t i, const REAL *a, REAL *scratch, int64_t t, REAL *kept,
                                    double *ks, S(look) *u) {
     fnll_block row = {-INFINITY, 0.0};
-    REAL e[FNLL_BLOCK];
-    const int64_t n = task->v;
-    for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
-        const int64_t m = n - b < FNLL_BLOCK ? n - b : FNLL_BLOCK, skip = t >= b && t < b + m ? t - b : -1;
+    REAL e[LOOK_BLOCK];
+    /* Details sweep a block twice more: shorter ones, so that memory does not wait that long for the next. */
+    const int64_t n = task->v, step = u ? LOOK_BLOCK : FNLL_BLOCK;
+    for (int64_t b = 0; b < n; b += step) {
+        const int64_t m = n - b < step ? n - b : step, skip = t >= b && t < b + m ? t - b : -1;
         if (a == scratch) S(load_part)(task, o, i, b, b + m, scratch);
         const fnll_block part = FS(block)(a + b, m, skip, u ? e : kept ? kept + b : 0, 0, 0);
         if (kept) ks[b / FNLL_BLOCK] = part.sum > 0.0 ? part.k : -INFINITY;
