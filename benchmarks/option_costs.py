@@ -1,8 +1,8 @@
 """What each option of the loss costs: its time over the plain loss's, in turns, after a check of its result.
 
-``python benchmarks/option_costs.py [--rows N] [--classes V] [--rounds R] [--quick]``. Value and gradient into an array
-that exists, float32; `cross_entropy_details` against the plain value. Medians of the ratios of neighbouring calls, so that
-a machine that others slow down slows both.
+``python benchmarks/option_costs.py [--rows N] [--classes V] [--rounds R] [--quick]``. Value and gradient into an
+array that exists, float32; `cross_entropy_details` against the plain value. Medians of the ratios of neighbouring
+calls, so that a machine that others slow down slows both.
 """
 
 from __future__ import annotations
