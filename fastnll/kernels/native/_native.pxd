@@ -50,7 +50,7 @@ cdef extern from "native.h" nogil:
     ctypedef struct fnll_kernels:
         void (*rows)(const fnll_task *, int64_t, int64_t, void *) noexcept nogil
         void (*split_stats)(const fnll_task *, int64_t, int64_t, int64_t, fnll_block *) noexcept nogil
-        int (*split_merge)(const fnll_task *, int64_t, const fnll_block *, double *) noexcept nogil
+        int (*split_merge)(const fnll_task *, int64_t, fnll_block *, double *) noexcept nogil
         void (*split_emit)(const fnll_task *, int64_t, int64_t, int64_t, const double *) noexcept nogil
         void (*vjp)(const fnll_task *, int, int64_t, int64_t, void *) noexcept nogil
         void (*sgd)(const fnll_sgd *, void *, const void *, void *, int64_t) noexcept nogil

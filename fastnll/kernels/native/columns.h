@@ -7,14 +7,16 @@
 
 typedef struct {
     REAL sum[FNLL_COLUMNS], k[FNLL_COLUMNS], target[FNLL_COLUMNS], scale[FNLL_COLUMNS], value[FNLL_COLUMNS], tail[FNLL_COLUMNS];
+    REAL top[FNLL_COLUMNS];   /* the largest element, for log-probabilities */
     REAL leave[FNLL_COLUMNS]; /* 1: a row of weight 0, 2: one that is already written */
     double total[FNLL_COLUMNS];
 } __attribute__((aligned(64))) S(columns);
 
-/* Sums of m lanes, each relative to its own 2^k without its target's term; kept receives terms, or elements where `raw`. */
+/* Sums of m lanes, each relative to its own 2^k without its target's term; kept receives terms, or elements for a logarithm. */
 inline_always void S(column_sums)(const STYPE *x, int64_t stride, int64_t v, int64_t m, REAL *kept, S(columns) *u, const int keep,
-                                  const int raw) {
+                                  const int log) {
     memset(u->total, 0, sizeof u->total);
+    for (int64_t i = 0; log && i < FNLL_COLUMNS; i++) u->top[i] = -INFINITY;
     for (int64_t b = 0; b < v; b += 64) { /* short runs, added up in float64 */
         const int64_t end = v - b < 64 ? v : b + 64;
         memset(u->sum, 0, sizeof u->sum);
@@ -24,7 +26,8 @@ inline_always void S(column_sums)(const STYPE *x, int64_t stride, int64_t v, int
                 const STYPE *from = x + c * stride + i;
                 __builtin_prefetch((const char *)(from + 4 * stride));
                 const VEC a = m - i >= W ? S(ld)(from) : S(ld_part)(from, m - i), e = F(exp2k)(a, F(load)(u->k + i));
-                if (keep) F(store)(kept + c * FNLL_COLUMNS + i, raw ? a : e);
+                if (keep) F(store)(kept + c * FNLL_COLUMNS + i, log ? a : e);
+                if (log) F(store)(u->top + i, F(max)(a, F(load)(u->top + i)));
                 F(store)(u->sum + i, F(load)(u->sum + i) + F(where)(F(load)(u->target + i), id, zero, e));
             }
         }
@@ -46,6 +49,19 @@ static void S(column_references)(const STYPE *x, int64_t stride, int64_t v, int6
             u->k[i] = ((top[i] * (REAL)LOG2E + MAGIC) - MAGIC) - 1;
 }
 
+/* For log-probabilities: lanes in which one class takes most leave it out of their sum (see sure_class); returns whether any does. */
+static int S(column_sure)(const STYPE *x, int64_t stride, int64_t v, int64_t m, S(columns) *u) {
+    int any = 0;
+    REAL e[FNLL_COLUMNS];
+    for (int64_t i = 0; i < m; i += W) F(store)(e + i, F(exp2k)(F(load)(u->top + i), F(load)(u->k + i)));
+    for (int64_t i = 0; i < m; i++) any |= (double)e[i] > 0.5 * u->total[i] && u->total[i] < (double)SPECULATE;
+    if (!any) return 0;
+    for (int64_t c = 0; c < v; c++)
+        for (int64_t i = 0; i < m; i++)
+            if ((double)e[i] > 0.5 * u->total[i] && u->target[i] < 0 && S(get)(x + c * stride + i) == u->top[i]) u->target[i] = (REAL)c;
+    return 1;
+}
+
 inline_always void S(column_emit)(const fnll_task *task, const STYPE *x, STYPE *out, int64_t m, const REAL *kept, const S(columns) *u,
                                   const int keep, const int log, const int leave) {
     const VEC zero = F(set)(0), one = F(set)(1);
@@ -59,6 +75,7 @@ inline_always void S(column_emit)(const fnll_task *task, const STYPE *x, STYPE *
             VEC g = keep ? F(load)(kept + c * FNLL_COLUMNS + i) : width == W ? S(ld)(from) : S(ld_part)(from, width);
             if (log) {
                 g = -F(max)(zero, F(load)(u->tail + i) - F(less_k)(g, F(load)(u->k + i)));
+                g = F(where)(F(load)(u->target + i), id, F(load)(u->value + i), g);
             } else {
                 if (!keep) g = F(exp2k)(g, F(load)(u->k + i));
                 g = F(where)(F(load)(u->target + i), id, F(load)(u->value + i), g * F(load)(u->scale + i));
@@ -88,9 +105,9 @@ static int S(column_scalars)(const fnll_task *task, int64_t r0, int64_t m, const
         for (int j = 0; j < n; j++) {
             row[j] = (fnll_block){u->k[i + j], u->total[i + j]};
             if (!(row[j].sum < INFINITY)) row[j].k = NAN;
-            x_t[j] = u->target[i + j] >= 0 ? (double)S(get)(x + (int64_t)u->target[i + j] * task->x.cls + i + j) : 0.0;
+            x_t[j] = u->target[i + j] >= 0 ? (double)S(get)(x + (int64_t)u->target[i + j] * task->x.cls + i + j) : log ? -INFINITY : 0.0;
         }
-        finish(n, row, x_t, ce, s);
+        finish(n, row, x_t, ce || log, s);
         for (int j = 0; j < n; j++) {
             const int64_t l = i + j, r = r0 + l;
             if (u->leave[l] == 1) {
@@ -98,7 +115,7 @@ static int S(column_scalars)(const fnll_task *task, int64_t r0, int64_t m, const
                 if (task->loss) task->loss[r - task->loss_from] = 0.0;
                 continue;
             }
-            if ((ce && u->target[l] < 0) || !is_plain(row[j], x_t[j], ce, (double)LIMIT)) {
+            if ((ce && u->target[l] < 0) || !is_plain(row[j], x_t[j], ce || log, (double)LIMIT)) {
                 u->leave[l] = 2;
                 left = 1;
                 S(general_row)(task, r, scratch);
@@ -110,7 +127,7 @@ static int S(column_scalars)(const fnll_task *task, int64_t r0, int64_t m, const
             if (task->lse) task->lse[r] = s[j].lse;
             const double up = s[j].k - (double)u->k[l]; /* exact powers that would leave the range went to general_row */
             u->scale[l] = (REAL)(p.scale * s[j].inverse * (up >= 0.0 ? power2(-up) : 1.0 / power2(up)));
-            u->value[l] = (REAL)p.value;
+            u->value[l] = (REAL)(log ? -s[j].nll : p.value);
             u->tail[l] = (REAL)s[j].tail;
             if (log) u->k[l] = (REAL)s[j].k;
         }
@@ -137,7 +154,7 @@ static void S(column_tile)(const fnll_task *task, int64_t r0, int64_t m, REAL *s
     }
     for (int again = 0; again < 2; again++) {
         if (!kept)
-            S(column_sums)(x, stride, v, m, 0, &u, 0, 0);
+            log ? S(column_sums)(x, stride, v, m, 0, &u, 0, 1) : S(column_sums)(x, stride, v, m, 0, &u, 0, 0);
         else
             log ? S(column_sums)(x, stride, v, m, kept, &u, 1, 1) : S(column_sums)(x, stride, v, m, kept, &u, 1, 0);
         int bad = 0;
@@ -145,6 +162,7 @@ static void S(column_tile)(const fnll_task *task, int64_t r0, int64_t m, REAL *s
         if (!bad) break;
         S(column_references)(x, stride, v, m, &u);
     }
+    if (log && S(column_sure)(x, stride, v, m, &u)) S(column_sums)(x, stride, v, m, 0, &u, 0, 1);
     const int left = S(column_scalars)(task, r0, m, x, &u, scratch);
     if (!out) return;
 #define EMIT(keep, log) left ? S(column_emit)(task, x, out, m, kept, &u, keep, log, 1) : S(column_emit)(task, x, out, m, kept, &u, keep, log, 0)

@@ -121,8 +121,8 @@ static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
     for (int64_t i = 0; i < n; i++) out[i * stride] = e;
 }
 
-/* Set an emission up: scale * p + shift with its value at the target, or the log-probabilities. */
-static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept, const double *ks, STYPE *out, const row_scalars *s,
+/* Set an emission up: scale * p + shift with its value at the target, or the log-probabilities with that of the sure class. */
+static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept, const fnll_block *each, STYPE *out, const row_scalars *s,
                         int64_t t, double scale, double shift, double value, S(emission) *e) {
     e->x = x, e->out = out, e->n = task->v, e->hole = t, e->value = (REAL)value, e->kept = kept;
     e->bypass = S_IS_16 ? 0 : task->stream;
@@ -137,7 +137,7 @@ static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept,
         /* Relative to 1 nothing is flushed that would have been a normal result, if the row's reference is not below. */
         const int one = s->k >= 0.0 && s->k <= 60.0;
         int all = kept != 0 && one;
-        for (int64_t b = 0; all && b < (e->n + FNLL_BLOCK - 1) / FNLL_BLOCK; b++) all = ks[b] == 0.0;
+        for (int64_t b = 0; all && b < (e->n + FNLL_BLOCK - 1) / FNLL_BLOCK; b++) all = each[b].k == 0.0;
         e->mode = all ? FROM_KEPT : one ? FROM_LOGITS : RELATIVE;
         if (task->op == FNLL_CROSS_ENTROPY && task->softcap != 0.0) {
             e->mode = CAPPED;

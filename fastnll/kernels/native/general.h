@@ -24,7 +24,7 @@ static void S(absent_row)(const fnll_task *task, int64_t r, STYPE *out) {
 }
 /* Statistics of a row of any kind, transformed block by block; a is where it stands afterwards. */
 static fnll_block S(general_stats)(const fnll_task *task, int64_t o, int64_t i, const REAL *a, REAL *scratch, int64_t t, REAL *kept,
-                                   double *ks, S(look) *u) {
+                                   fnll_block *each, S(look) *u) {
     fnll_block row = {-INFINITY, 0.0};
     REAL e[LOOK_BLOCK];
     /* Details sweep a block twice more: shorter ones, so that memory does not wait that long for the next. */
@@ -33,7 +33,7 @@ static fnll_block S(general_stats)(const fnll_task *task, int64_t o, int64_t i, 
         const int64_t m = n - b < step ? n - b : step, skip = t >= b && t < b + m ? t - b : -1;
         if (a == scratch) S(load_part)(task, o, i, b, b + m, scratch);
         const fnll_block part = FS(block)(a + b, m, skip, u ? e : kept ? kept + b : 0, 0, 0);
-        if (kept) ks[b / FNLL_BLOCK] = part.sum > 0.0 ? part.k : -INFINITY;
+        if (each) each[b / FNLL_BLOCK] = part;
         if (u) S(look_at)(a + b, e, b, m, part, u);
         row = merge_block(row, part);
     }
@@ -42,7 +42,7 @@ static fnll_block S(general_stats)(const fnll_task *task, int64_t o, int64_t i, 
 
 /* Write the gradient from a: f (A p - (1 - eps) w q - smooth w [a > -inf]) da/dx; point terms are put right after. p comes
  * from kept exponentials and their blocks' references where there are any. */
-static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *kept, const double *ks, const REAL *q, REAL *o,
+static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *kept, const fnll_block *each, const REAL *q, REAL *o,
                              STYPE *out, double shift, const row_scalars *s, double total, double smooth, double f) {
     const int64_t n = task->v;
     const VEC kk = F(set)((REAL)s->k), ff = F(set)((REAL)f);
@@ -53,7 +53,7 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
     const double by = total * s->inverse * f;
     for (int64_t b = 0; b < n; b += FNLL_BLOCK) {
         const int64_t end = n - b < FNLL_BLOCK ? n : b + FNLL_BLOCK;
-        const double move = kept ? ks[b / FNLL_BLOCK] - s->k : 0.0;
+        const double move = kept ? each[b / FNLL_BLOCK].k - s->k : 0.0;
         const int again = !kept || !(move > -100.0 && move <= 0.0); /* above, small ones could have been flushed */
         const VEC scale = F(set)((REAL)(again ? by : by * power2(move)));
         int64_t m;
@@ -181,7 +181,7 @@ static S(sums) S(row_sums)(const fnll_task *task, const REAL *a, const REAL *q, 
 static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     const int64_t n = task->v, o = r / task->inner, i = r % task->inner;
     STYPE *out = task->out.p ? (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner : 0;
-    const int ce = task->op == FNLL_CROSS_ENTROPY;
+    const int ce = task->op == FNLL_CROSS_ENTROPY, log = task->op == FNLL_LOG_SOFTMAX && n <= FNLL_KEEP_MOST;
     if (ce && task->row_weight && task->row_weight[r] == 0.0) {
         S(absent_row)(task, r, out);
         return;
@@ -200,9 +200,9 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     /* Exponentials are kept for the second sweep where one follows, the row is not too long for the caches, and they cost more
      * than the way there and back. */
     REAL *kept = ce && !wanted && n <= FNLL_KEEP_MOST && out && (S_IS_16 || T_IS_F64) ? scratch + 3 * n : 0;
-    double ks[FNLL_KEEP_MOST / FNLL_BLOCK];
+    fnll_block each[FNLL_KEEP_MOST / FNLL_BLOCK];
     S(look) look = {0.0, -INFINITY, 0.0, -INFINITY, 0.0, 0, hard && valid ? a_t : (REAL)INFINITY};
-    fnll_block row = S(general_stats)(task, o, i, a, scratch, hard && valid ? t : -1, kept, ks, wanted ? &look : 0);
+    fnll_block row = S(general_stats)(task, o, i, a, scratch, hard && valid ? t : -1, kept, kept || log ? each : 0, wanted ? &look : 0);
     if (!valid) {
         S(details)(task, a, r, t);
         S(nan_row)(task, r, out, NAN);
@@ -224,7 +224,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         shift = m;
         x_t = hard ? (double)a[t] : 0.0;
         kept = 0;
-        row = FS(row_stats)(a, n, hard ? t : -1, 0, 0, 0, 0);
+        row = FS(row_stats)(a, n, hard ? t : -1, 0, log ? each : 0, 0, 0);
         if (!(row.sum > 0.0)) row = (fnll_block){0.0, 0.0}; /* all of the mass is the target's */
     }
     row_scalars s;
@@ -251,7 +251,8 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         if (task->out.cls == 1) to = out;
 #endif
         FS(emission) e;
-        FS(emit_set)(&rows, a, 0, 0, to, &s, -1, 1.0, 0.0, 0.0, &e);
+        const int64_t sure = log ? FS(sure_class)(a, n, each, &row, &s) : -1;
+        FS(emit_set)(&rows, a, 0, 0, to, &s, sure, 1.0, 0.0, -s.nll, &e);
         FS(emit_end)(&e);
 #if !S_IS_16
         if (task->out.cls == 1) return;
@@ -276,7 +277,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     REAL *to = direct ? 0 : scratch + 2 * n;
     const double smooth = eps / live;
     a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
-    S(emit_gradient)(task, a, kept, ks, q, to, out, shift, &s, total, smooth, f);
+    S(emit_gradient)(task, a, kept, each, q, to, out, shift, &s, total, smooth, f);
     if (task->ids) {
         for (int64_t j = 0; j < task->k; j++) {
             const int64_t id = task->ids[r * task->k + j];

@@ -11,13 +11,13 @@
 
 typedef struct {
     REAL target[LANES], factor[LANES], absent[LANES]; /* the target's id, -1 for none; gradient factor; 1 for rows of weight 0 */
-    REAL k[LANES], rest[LANES], inverse[LANES], tail[LANES], nll[LANES], lse[LANES], bad[LANES];
+    REAL k[LANES], rest[LANES], inverse[LANES], tail[LANES], nll[LANES], lse[LANES], bad[LANES], top[LANES];
     int special;                                      /* whether any lane is absent or bad */
     double weight[LANES];
 } __attribute__((aligned(64))) S(lanes);
 
 /* Statistics of m lanes. kept, if given and v <= LANE_BLOCK, receives exp(x) 2^-k. */
-static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, int hard, REAL *kept, S(lanes) *u) {
+static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, int hard, int log, REAL *kept, S(lanes) *u) {
     const VEC zero = F(set)(0), one = F(set)(1);
     for (int64_t i = 0; i < m; i += W) {
         const int64_t width = m - i < W ? m - i : W;
@@ -25,7 +25,7 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
         VEC k = F(set)(-3 * LIMIT), others = zero, x_t = zero;
         v_f64 sum[W / W_f64];
         for (int h = 0; h < W / W_f64; h++) sum[h] = set_f64(0);
-        IVEC bad = {};
+        IVEC bad = {}, seen = {};
         for (int64_t b = 0; b < v; b += LANE_BLOCK) {
             const int64_t end = v - b < LANE_BLOCK ? v : b + LANE_BLOCK;
             VEC top = F(set)(-INFINITY);
@@ -42,6 +42,11 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
                     x_t = F(where)(t, id, a, x_t);
                     s += F(where)(t, id, zero, e);
                     id += one;
+                } else if (log) { /* the largest is left out, of several the first: its log is -log1p(others / its own) */
+                    const IVEC first = (IVEC)(a == top) & ~seen;
+                    seen |= first;
+                    x_t = F(select)(first, a, x_t);
+                    s += F(select)(first, zero, e);
                 } else {
                     s += e;
                 }
@@ -68,8 +73,8 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
             others = F(load)(e);
         }
         VEC e_t = zero, s = others;
-        if (hard) {
-            bad |= (x_t != x_t) | (x_t > LIMIT) | (t < zero);
+        if (hard) bad |= (x_t != x_t) | (x_t > LIMIT) | (t < zero);
+        if (hard || log) {
             e_t = F(exp2k)(x_t, k);
             s = others + e_t;
         }
@@ -81,10 +86,12 @@ static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
         F(store)(u->inverse + i, inverse);
         F(store)(u->rest + i, others * inverse);
         F(store)(u->bad + i, F(select)(bad, one, zero));
-        if (hard) {
+        if (log) F(store)(u->top + i, x_t);
+        if (hard || log) {
             const VEC ratio = others / e_t;
             F(store)(u->nll + i, F(select)(ratio < (REAL)0x1p20, F(log1p)(ratio), tail - F(less_k)(x_t, k)));
-        } else {
+        }
+        if (!hard) {
             F(store)(u->lse + i, tail - F(less_k)(zero, k));
         }
     }
@@ -106,7 +113,9 @@ static void S(lane_emit)(const fnll_task *task, const STYPE *x, int64_t stride, 
             STYPE *to = out + c * out_stride + i;
             VEC g;
             if (log) {
-                g = -F(max)(zero, tail - F(less_k)(S(ld_lanes)(x + c * stride + i, width), k));
+                const VEC a = S(ld_lanes)(x + c * stride + i, width);
+                g = -F(max)(zero, tail - F(less_k)(a, k));
+                g = F(where)(a, F(load)(u->top + i), -F(load)(u->nll + i), g);
             } else {
                 g = kept ? F(load)(kept + c * LANES + i) : F(exp2k)(S(ld_lanes)(x + c * stride + i, width), k);
                 g = g * scale;
@@ -148,7 +157,7 @@ static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STY
                 u->weight[i] = w == 0.0 ? 0.0 : u->weight[i] * w;
             }
     }
-    S(lane_stats)(x, stride, task->v, m, ce, out ? kept : 0, u);
+    S(lane_stats)(x, stride, task->v, m, ce, task->op == FNLL_LOG_SOFTMAX, out ? kept : 0, u);
     for (int64_t i = 0; i < m; i++) u->special |= u->bad[i] != 0;
     if (!u->special) {
         if (task->loss)

@@ -74,7 +74,7 @@ typedef struct {
     /* One row cut into blocks b0 .. b1-1: its block sums (the target's own term left out), then its output. */
     void (*split_stats)(const fnll_task *, int64_t row, int64_t b0, int64_t b1, fnll_block *);
     /* Merge all blocks of a row and write its scalars; returns 0 where the row needs the careful path. */
-    int (*split_merge)(const fnll_task *, int64_t row, const fnll_block *, double *coefficients);
+    int (*split_merge)(const fnll_task *, int64_t row, fnll_block *, double *coefficients);
     void (*split_emit)(const fnll_task *, int64_t row, int64_t b0, int64_t b1, const double *coefficients);
     void (*vjp)(const fnll_task *, int log, int64_t r0, int64_t r1, void *scratch); /* x: y, q: grad */
     void (*sgd)(const fnll_sgd *, void *param, const void *grad, void *buffer, int64_t n);
@@ -86,7 +86,7 @@ typedef struct {
     fnll_kernels storage[FNLL_STORAGES];
 } fnll_table;
 
-#define FNLL_COEFFICIENTS 8
+#define FNLL_COEFFICIENTS 9
 
 /* Item number `item` of a call: its rows, and the sums of its blocks of rows where wanted. */
 void fnll_item(const fnll_kernels *, const fnll_task *, int64_t rows_per_item, int64_t item, double *block_sums,

@@ -55,7 +55,7 @@ static fnll_block S(changed_stats)(const fnll_task *task, int64_t o, int64_t i, 
  * the cache from the first sweep to the second. */
 #define GROUP 16
 static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
-    const int ce = task->op == FNLL_CROSS_ENTROPY, sums = ce && task->smoothing != 0.0;
+    const int ce = task->op == FNLL_CROSS_ENTROPY, log = task->op == FNLL_LOG_SOFTMAX && task->v <= FNLL_KEEP_MOST, sums = ce && task->smoothing != 0.0;
     const int64_t v = task->v, blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
     int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (v * (int64_t)sizeof(REAL)) : GROUP;
     group = group < 1 ? 1 : group > GROUP ? GROUP : group;
@@ -63,7 +63,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
     const int changed = !S_IS_16 && ce && !S(as_it_is)(task);
     const int keep = !changed && task->out.p && task->op != FNLL_LOG_SOFTMAX && (S_IS_16 || T_IS_F64) && v <= FNLL_KEEP_MOST;
     REAL *kept[2] = {scratch + 4 * v, scratch + 4 * v + group * v};
-    double ks[2][GROUP + FNLL_KEEP_MOST / FNLL_BLOCK];
+    fnll_block each[2][GROUP + FNLL_KEEP_MOST / FNLL_BLOCK]; /* of rows beyond, the whole is one */
     S(emission) waiting[GROUP];
     int n_waiting = 0, side = 0;
     for (int64_t g = r0; g < r1; g += group, side ^= 1) {
@@ -86,7 +86,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
                 if (changed) {
                     row[j] = S(changed_stats)(task, o, i, to, t[j], &x_t[j], sums ? sum + j : 0, e);
                 } else {
-                    row[j] = S(row_stats)(x, v, t[j], keep ? to : 0, keep ? ks[side] + j * blocks : 0, sums ? sum + j : 0, e);
+                    row[j] = S(row_stats)(x, v, t[j], keep ? to : 0, keep || log ? each[side] + j * blocks : 0, sums ? sum + j : 0, e);
                     if (ce) x_t[j] = S(get)(x + t[j]);
                 }
             }
@@ -106,6 +106,11 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
             }
             S(parts) u = {0.0, 1.0, 0.0, 0.0};
             if (ce) u = S(row_parts)(task, r, &s[j], sum[j]);
+            if (log) {
+                t[j] = S(sure_class)((const STYPE *)task->x.p + o_r * task->x.outer + i_r * task->x.inner, v,
+                                     each[side] + j * blocks, &row[j], &s[j]);
+                u.value = -s[j].nll;
+            }
             if (task->loss) task->loss[r - task->loss_from] = u.loss;
             if (task->lse) task->lse[r] = s[j].lse;
             if (!task->out.p) continue;
@@ -116,7 +121,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
                 u.value *= S(slope)(task, x_t[j]);
             }
             S(emit_set)(task, x, keep ? kept[side] + j * v : 0,
-                        ks[side] + j * blocks, (STYPE *)task->out.p + o_r * task->out.outer + i_r * task->out.inner, &s[j], t[j],
+                        each[side] + j * blocks, (STYPE *)task->out.p + o_r * task->out.outer + i_r * task->out.inner, &s[j], t[j],
                         u.scale, u.shift, u.value, &waiting[n_waiting++]);
         }
     }

@@ -195,14 +195,38 @@ static fnll_block S(block)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, 
     return (fnll_block){NAN, 0.0};
 }
 
-/* kept and its blocks' references ks are both given or both NULL. */
-static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, double *ks, double *total, S(emission) *e) {
+/* `each`, where given, takes the state of each block. */
+static fnll_block S(row_stats)(const STYPE *x, int64_t n, int64_t skip, REAL *kept, fnll_block *each, double *total,
+                               S(emission) *e) {
     fnll_block row = {-INFINITY, 0.0};
     for (int64_t i = 0; i < n; i += FNLL_BLOCK) {
         const int64_t m = n - i < FNLL_BLOCK ? n - i : FNLL_BLOCK, s = skip - i;
         const fnll_block b = S(block)(x + i, m, s >= 0 && s < m ? s : -1, kept ? kept + i : 0, total, e);
-        if (ks) ks[i / FNLL_BLOCK] = b.sum > 0.0 ? b.k : -INFINITY;
+        if (each) each[i / FNLL_BLOCK] = b;
         row = merge_block(row, b);
     }
     return row;
+}
+
+/* A class that takes most of a row's probability: its log is -log1p(others / its own), which the logsumexp, rounded to 1 part in
+ * 2^24, cannot give where it is near 0. Returns the class and finishes the row without its term, or -1. */
+static int64_t S(sure_class)(const STYPE *x, int64_t n, fnll_block *each, fnll_block *row, row_scalars *s) {
+    const int64_t blocks = (n + FNLL_BLOCK - 1) / FNLL_BLOCK;
+    int64_t b = 0;
+    /* Its block has at least half of the sum. */
+    while (b < blocks - 1 && each[b].sum * power2(each[b].k - row->k) < 0.5 * row->sum) b++;
+    const int64_t from = b * FNLL_BLOCK, m = n - from < FNLL_BLOCK ? n - from : FNLL_BLOCK;
+    const REAL top = S(block_max)(x + from, m);
+    if (!((double)top > s->lse - 0.69)) return -1;
+    int64_t t = from;
+    while (t < from + m - 1 && S(get)(x + t) != top) t++;
+    each[b] = S(block)(x + from, m, t - from, 0, 0, 0);
+    *row = (fnll_block){-INFINITY, 0.0};
+    for (b = 0; b < blocks; b++) *row = merge_block(*row, each[b]);
+    const double x_t = (double)top;
+    if (row->sum > 0.0)
+        finish(1, row, &x_t, 1, s);
+    else
+        s->nll = 0.0;
+    return t;
 }

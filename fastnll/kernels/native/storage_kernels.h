@@ -22,7 +22,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
 
 static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory) {
     REAL stack[4 * FNLL_STACK + 2 * FNLL_KEEP_BYTES / sizeof(REAL)];
-    REAL *scratch = memory ? memory : stack;
+    REAL *scratch = task->v > FNLL_STACK ? memory : stack; /* of columns, memory has room for their exponentials behind it */
     const uint32_t mode = flush_on();
     if (task->op == FNLL_GATHER && task->v > 1)
         S(gather_rows)(task, r0, r1, scratch);
@@ -52,10 +52,10 @@ static void S(split_stats)(const fnll_task *task, int64_t r, int64_t b0, int64_t
     flush_restore(mode);
 }
 
-static int S(split_merge)(const fnll_task *task, int64_t r, const fnll_block *blocks, double *coefficients) {
+static int S(split_merge)(const fnll_task *task, int64_t r, fnll_block *blocks, double *coefficients) {
     const int ce = task->op == FNLL_CROSS_ENTROPY;
     const int64_t o = r / task->inner, i = r % task->inner, n = (task->v + FNLL_BLOCK - 1) / FNLL_BLOCK;
-    const int64_t t = ce ? read_target(task, o, i) : 0;
+    int64_t t = ce ? read_target(task, o, i) : 0;
     if (t < 0 || t >= task->v) return 0;
     const double x_t = ce ? (double)S(get)((const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner + t) : 0.0;
     fnll_block row = {-INFINITY, 0.0};
@@ -67,7 +67,10 @@ static int S(split_merge)(const fnll_task *task, int64_t r, const fnll_block *bl
     const double w = ce && task->row_weight ? task->row_weight[r] : 1.0;
     if (task->loss) task->loss[r - task->loss_from] = w * c != 0.0 ? w * c * s.nll : 0.0;
     if (task->lse) task->lse[r] = s.lse;
+    if (task->op == FNLL_LOG_SOFTMAX)
+        t = S(sure_class)((const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner, task->v, blocks, &row, &s);
     memcpy(coefficients, &s, sizeof s);
+    coefficients[FNLL_COEFFICIENTS - 1] = (double)t;
     return 1;
 }
 
@@ -84,9 +87,10 @@ static void S(split_emit)(const fnll_task *task, int64_t r, int64_t b0, int64_t 
     part.v = end - at;
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
     STYPE *out = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
-    const int64_t t = ce ? read_target(task, o, i) - at : -1;
+    const int log = task->op == FNLL_LOG_SOFTMAX;
+    const int64_t t = ce || log ? (int64_t)coefficients[FNLL_COEFFICIENTS - 1] - at : -1;
     S(emission) e;
-    S(emit_set)(&part, x + at, 0, 0, out + at, &s, t < end - at ? t : -1, g, 0.0, -g * s.rest, &e);
+    S(emit_set)(&part, x + at, 0, 0, out + at, &s, t < end - at ? t : -1, g, 0.0, log ? -s.nll : -g * s.rest, &e);
     S(emit_end)(&e);
     if (task->stream) stream_fence();
     flush_restore(mode);
