@@ -10,11 +10,12 @@ from extension_helpers import add_openmp_flags_if_available
 from setuptools import Extension, setup
 
 NATIVE = "fastnll/kernels/native"
+LINEAR_SOURCES = ("dispatch", "baseline", "avx2", "avx512")
 SOURCES = ("dispatch", "isa_baseline", "isa_avx2", "isa_avx512")
 
 # No -march=native and no -ffast-math: the sources name their instruction sets themselves, and NaN, inf
 # and signed zeros keep their meaning.
-flags = ["-O3", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
+flags = ["-O3", "-g0", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"]
 link: list[str] = []
 if os.environ.get("FASTNLL_SANITIZE", "") not in {"", "0"}:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]
@@ -33,6 +34,15 @@ extensions = [
         optional=True,
     ),
     Extension(
+        "fastnll.kernels.native._linear",
+        [f"{NATIVE}/_linear.pyx", *(f"{NATIVE}/linear/{name}.c" for name in LINEAR_SOURCES)],
+        depends=glob.glob(f"{NATIVE}/*.h") + glob.glob(f"{NATIVE}/linear/*.h"),
+        include_dirs=[NATIVE, f"{NATIVE}/linear"],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    ),
+    Extension(
         "fastnll.profiling._probes",
         ["fastnll/profiling/_probes.pyx", "fastnll/profiling/probes.c"],
         depends=glob.glob("fastnll/profiling/*.h"),
@@ -42,6 +52,18 @@ extensions = [
         optional=True,
     ),
 ]
+# Rows for other compiled code: kernels are found in _kernels, nothing of them is compiled again. Cython writes rows_api.h.
+extensions.append(
+    Extension(
+        "fastnll.rows",
+        ["fastnll/rows.pyx"],
+        depends=["fastnll/rows.pxd", f"{NATIVE}/native.h", f"{NATIVE}/_native.pxd"],
+        include_dirs=[NATIVE],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    )
+)
 for extension in extensions:
     add_openmp_flags_if_available(extension)
 

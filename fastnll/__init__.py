@@ -17,12 +17,18 @@ from fastnll.losses import CrossEntropy
 from fastnll.objective import Objective
 from fastnll.ops import (
     CrossEntropyDetails,
+    FilterReport,
+    LinearGrads,
+    MemoryPlan,
     cross_entropy,
     cross_entropy_details,
     cross_entropy_value_and_grad,
+    linear_cross_entropy,
+    linear_cross_entropy_value_and_grad,
     log_softmax,
     log_softmax_vjp,
     logsumexp,
+    memory_plan,
     nll_loss,
     selected_log_probs,
     selected_log_probs_vjp,
@@ -31,6 +37,7 @@ from fastnll.ops import (
     softmax_vjp,
 )
 from fastnll.optim import SGD
+from fastnll.profiling import profile, record_function, schedule
 from fastnll.system import info
 from fastnll.training import fit
 
@@ -44,7 +51,10 @@ __all__ = [
     "DataError",
     "FastnllError",
     "FeatureDataset",
+    "FilterReport",
     "LabelError",
+    "LinearGrads",
+    "MemoryPlan",
     "Objective",
     "OptionError",
     "SequenceDataset",
@@ -56,11 +66,17 @@ __all__ = [
     "cross_entropy_value_and_grad",
     "fit",
     "info",
+    "linear_cross_entropy",
+    "linear_cross_entropy_value_and_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
+    "memory_plan",
     "merge_shards",
     "nll_loss",
+    "profile",
+    "record_function",
+    "schedule",
     "selected_log_probs",
     "selected_log_probs_vjp",
     "sgd_update",

@@ -6,6 +6,7 @@ into two where their strides allow it without a copy. Everything after this file
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,12 +18,14 @@ from fastnll.dtypes import FLOATS, float_type
 from fastnll.errors import DTypeError, OptionError, ShapeError
 
 __all__ = [
+    "as_array",
     "as_float_array",
     "as_targets",
     "check_axis",
     "fresh_array",
     "out_rows",
     "rows_view",
+    "shared_array",
     "split_axes",
 ]
 
@@ -39,7 +42,7 @@ def as_float_array(x: Any, name: str) -> Array:
     DTypeError
         For complex, boolean, object, text and other dtypes that have no softmax.
     """
-    a = x if type(x) is np.ndarray else _to_array(x, name)
+    a = x if type(x) is np.ndarray else as_array(x, name)
     if float_type(a.dtype) is not None:
         return a if _regular(a) else a.copy()
     if a.dtype.kind in "iu" and a.dtype != object:
@@ -52,15 +55,107 @@ def as_float_array(x: Any, name: str) -> Array:
     )
 
 
-def _to_array(x: Any, name: str) -> Array:
+def as_array(x: Any, name: str) -> Array:
+    """Return whatever holds numbers in the CPU's memory as an array: no copy where the object shows its memory.
+
+    That is a NumPy array, a sequence, and any object with ``__array__`` or ``__dlpack__``, PyTorch's and JAX's among
+    them, bfloat16 too. Read-only memory stays so, which no input minds.
+
+    Raises
+    ------
+    DTypeError
+        For memory of another device, a masked array, and a tensor that does not give its memory away (one that
+        requires a gradient, or is sparse), in its own words.
+    ShapeError
+        For nested sequences of unequal lengths.
+    """
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise DTypeError(f"{name}: expected a plain array, got a masked one; fill it, or pass mask= for rows")
+    shared = hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic)
+    if shared:
+        _refuse_other_memory(x, name)
     try:
-        return np.asarray(x)
+        return np.from_dlpack(x) if shared and not hasattr(x, "__array__") else np.asarray(x)
     except ValueError as error:
         raise ShapeError(
             f"{name}: expected a rectangular array, got nested sequences of other lengths ({error})"
         ) from None
+    except (BufferError, RuntimeError, TypeError) as error:
+        if not shared:
+            raise
+        found = _bfloat16_of(x)
+        if found is None:
+            raise DTypeError(f"{name}: expected an array that NumPy can read, got: {error}") from error
+        return found
+
+
+def shared_array(x: Any, name: str) -> Any:
+    """Return the memory of a foreign array as an array, to be written to; whatever is no array stays what it is."""
+    return as_array(x, name) if hasattr(x, "__dlpack__") else x
+
+
+# DLPack's device types whose memory the CPU reads: its own, and what CUDA and ROCm pin or manage for it.
+_CPU_MEMORY = (1, 3, 11, 13)
+_DEVICES = {2: "CUDA", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
+_BFLOAT16 = (4, 16, 1)  # DLPack's code, bits, lanes; NumPy's own reader does not know them
+
+
+def _refuse_other_memory(x: Any, name: str) -> None:
+    try:
+        kind, number = x.__dlpack_device__()
+    except (BufferError, RuntimeError, ValueError) as error:  # PyTorch's "meta" tensors, which have no memory
+        raise DTypeError(f"{name}: expected an array in the CPU's memory, got: {error}") from error
+    if kind not in _CPU_MEMORY:
+        device = _DEVICES.get(int(kind), f"a device of DLPack type {int(kind)}")
+        raise DTypeError(
+            f"{name}: expected an array in the CPU's memory, got one on {device} (number {number}); copy it to the CPU"
+        )
+
+
+class _DLTensor(ctypes.Structure):
+    """The head of what a DLPack capsule points to (dmlc/dlpack, dlpack.h)."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class _Borrowed:
+    """Memory of a capsule that stays alive, and unconsumed, as long as an array looks at it."""
+
+    def __init__(self, capsule: Any, interface: dict[str, Any]) -> None:
+        self.capsule, self.__array_interface__ = capsule, interface
+
+
+def _bfloat16_of(x: Any) -> Array | None:
+    """Return a bfloat16 tensor as an array of ``ml_dtypes.bfloat16``, or None where it is none, or not to be had."""
+    try:
+        capsule = x.__dlpack__()
+    except (BufferError, RuntimeError, TypeError):
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    t = ctypes.cast(pointer(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
+    if (t.code, t.bits, t.lanes) != _BFLOAT16:
+        return None
+    import ml_dtypes
+
+    shape = tuple(t.shape[: t.ndim])
+    if not t.data or 0 in shape:
+        return np.empty(shape, ml_dtypes.bfloat16)
+    strides = tuple(2 * s for s in t.strides[: t.ndim]) if t.strides else None
+    interface = {"version": 3, "typestr": "=u2", "shape": shape, "strides": strides}
+    interface["data"] = (t.data + t.byte_offset, False)
+    found: Array = np.asarray(_Borrowed(capsule, interface)).view(ml_dtypes.bfloat16)
+    return found
 
 
 def check_axis(axis: object, ndim: int, name: str) -> int:
@@ -227,7 +322,7 @@ def as_targets(targets: Any, shape: tuple[int, ...], name: str = "targets") -> A
     ShapeError
         If the shape is not the logits' shape without the class axis.
     """
-    t = targets if type(targets) is np.ndarray else _to_array(targets, name)
+    t = targets if type(targets) is np.ndarray else as_array(targets, name)
     if t.dtype.kind not in "iu":
         if t.size == 0 and t.dtype == np.float64 and not isinstance(targets, np.ndarray):
             t = t.astype(np.int64)  # an empty list

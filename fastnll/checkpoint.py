@@ -1,8 +1,9 @@
 """Checkpoints: a folder per step, whole or not there at all.
 
-A checkpoint is ``step-000123/`` with the parameters, the optimiser's arrays and ``state.json``. It is written beside
-under a hidden name, read back, and renamed: a process that dies at any moment leaves the checkpoints before it as they
-were. Nothing is pickled, so loading one from a stranger runs no code of theirs.
+A checkpoint is ``step-000123/`` with the parameters, the best ones so far where they are others, the optimiser's
+arrays and ``state.json``. It is written beside under a hidden name, read back, and renamed: a process that dies at any
+moment leaves the checkpoints before it as they were. Nothing is pickled, so loading one from a stranger runs no code of
+theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from fastnll.arrayfiles import Arrays, read_arrays, read_json, write_arrays, wri
 from fastnll.errors import DataError
 from fastnll.history import Progress
 
-__all__ = ["Checkpoint", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "checkpoints_in", "latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "fastnll-checkpoint"
-VERSION = 1
+# 2: the best parameters, states of callbacks.
+VERSION = 2
 _STEP = re.compile(r"step-(\d{6,})")
 _HIDDEN = ".writing-"
 _MOMENTUM = "momentum_buffer/"
@@ -48,6 +51,10 @@ class Checkpoint:
     version : str
         The fastnll that wrote it.
     path : Path
+    callbacks : dict
+        The state of each callback, by name.
+    best : dict of ndarray or None
+        The parameters with the lowest held-out loss, where the run stops early and these are not `params`.
     """
 
     params: Arrays
@@ -57,6 +64,19 @@ class Checkpoint:
     dataset_sha256: str | None
     version: str
     path: Path = field(repr=False)
+    callbacks: dict[str, Any] = field(default_factory=dict, repr=False)
+    best: Arrays | None = None
+
+    @property
+    def result(self) -> Arrays:
+        """What the run is good for so far: the best parameters where it looks for them, else the last."""
+        return self.params if self.best is None else self.best
+
+    @property
+    def result_step(self) -> int:
+        """After which step `result` was reached."""
+        best = self.progress.best_step
+        return self.progress.step if self.best is None or best is None else best
 
 
 def save_checkpoint(
@@ -67,6 +87,8 @@ def save_checkpoint(
     optimizer: Any = None,
     model: Any = None,
     dataset_sha256: str | None = None,
+    best: Mapping[str, Any] | None = None,
+    callbacks: Mapping[str, Any] | None = None,
     keep: int = 2,
 ) -> Path:
     """Write a checkpoint into `folder` and drop the oldest ones.
@@ -84,6 +106,10 @@ def save_checkpoint(
     model : Model, optional
         Its ``config()`` is written, and compared when the checkpoint is loaded for a model.
     dataset_sha256 : str, optional
+    best : dict of ndarray, optional
+        Better parameters, of an earlier step.
+    callbacks : dict, optional
+        JSON values that callbacks go on from, by name.
     keep : int, default 2
         How many checkpoints stay, the new one included; at least 1.
 
@@ -114,35 +140,52 @@ def save_checkpoint(
     final = root / f"step-{progress.step:06d}"
     beside = root / f"{_HIDDEN}{final.name}-{os.getpid()}"
     beside.mkdir()
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "fastnll": _version(),
+        "progress": progress.to_dict(),
+        "model": None if model is None else model.config(),
+        "dataset_sha256": dataset_sha256,
+        "callbacks": dict(callbacks or {}),
+    }
     try:
-        state: dict[str, Any] = {
-            "format": FORMAT,
-            "format_version": VERSION,
-            "fastnll": _version(),
-            "progress": progress.to_dict(),
-            "model": None if model is None else model.config(),
-            "dataset_sha256": dataset_sha256,
-            "files": {"params": write_arrays(beside, "model", params)},
-            "optimizer": None,
-        }
-        if optimizer is not None:
-            saved = dict(optimizer.state_dict())
-            buffers = {_MOMENTUM + name: entry["momentum_buffer"] for name, entry in saved.pop("state").items()}
-            state["optimizer"] = saved
-            state["files"]["optimizer"] = write_arrays(beside, "optimizer", buffers)
-        write_json(beside / "state.json", state)
+        _write(beside, state, params, best, optimizer)
         if final.exists():
-            # A folder cannot be renamed over a full one; the old one of the same step goes first.
-            shutil.rmtree(final)
+            # A folder cannot be renamed over a full one; the old one of the same step goes out of the way first.
+            _drop(final)
         beside.rename(final)
         _sync(root)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            # A write that fails does not say where: the user has to know which disk is full.
+            raise OSError(error.errno, error.strerror, str(final)) from error
         raise
-    others = [path for path in _steps(root) if path != final]
+    others = [path for path in checkpoints_in(root) if path != final]
     for path in others[: max(0, len(others) - (max(1, keep) - 1))]:
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            _drop(path)
     return final
+
+
+def _write(folder: Path, state: dict[str, Any], params: Any, best: Any, optimizer: Any) -> None:
+    files = {"params": write_arrays(folder, "model", params)}
+    if best is not None:
+        files["best"] = write_arrays(folder, "best", best)
+    saved = None
+    if optimizer is not None:
+        saved = dict(optimizer.state_dict())
+        buffers = {_MOMENTUM + name: entry["momentum_buffer"] for name, entry in saved.pop("state").items()}
+        files["optimizer"] = write_arrays(folder, "optimizer", buffers)
+    write_json(folder / "state.json", {**state, "files": files, "optimizer": saved})
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint, under a hidden name: a process that dies on the way leaves no half of one."""
+    hidden = path.with_name(f"{_HIDDEN}{path.name}-old-{os.getpid()}")
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, model: Any = None) -> Checkpoint:
@@ -177,7 +220,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: Any = None) -> Check
     try:
         files, progress = state["files"], Progress(**state["progress"])
         saved, config, sha256 = state["optimizer"], state["model"], state["dataset_sha256"]
-        description = files["params"]
+        description, of_callbacks = files["params"], dict(state.get("callbacks", {}))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{where / 'state.json'}: expected the entries of a checkpoint, got a file without {error}"
@@ -192,7 +235,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: Any = None) -> Check
         buffers = read_arrays(where, files["optimizer"])
         state_of = {name.removeprefix(_MOMENTUM): {"momentum_buffer": array} for name, array in buffers.items()}
         saved = {**saved, "state": state_of}
-    return Checkpoint(params, saved, config, progress, sha256, str(state.get("fastnll")), where)
+    best = read_arrays(where, files["best"]) if "best" in files else None
+    return Checkpoint(params, saved, config, progress, sha256, str(state.get("fastnll")), where, of_callbacks, best)
 
 
 def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -211,14 +255,21 @@ def latest_checkpoint(path: str | os.PathLike[str]) -> Path:
     if (root / "state.json").exists():
         return root
     for folder in (root, root / "checkpoint"):
-        found = _steps(folder)
+        found = checkpoints_in(folder)
         if found:
             return found[-1]
     raise DataError(f"{root}: expected a run or checkpoint folder, got one without a checkpoint (step-.../state.json)")
 
 
-def _steps(root: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest step first."""
+def checkpoints_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints in a folder, oldest step first; none where there is no such folder.
+
+    Examples
+    --------
+    >>> checkpoints_in("no/such/folder")
+    []
+    """
+    root = Path(folder)
     if not root.is_dir():
         return []
     matches = ((_STEP.fullmatch(path.name), path) for path in root.iterdir() if path.is_dir())

@@ -22,7 +22,13 @@ class Progress:
     tokens : int
         Predicted tokens that the updates so far have seen.
     seconds : float
-        Time spent in batches and updates, callbacks excluded.
+        Time spent in batches and updates, evaluations and callbacks excluded.
+    epoch_nll, epoch_tokens : float, int
+        Summed loss and predicted tokens of the epoch so far.
+    best_loss, best_step : float and int, or None
+        The lowest held-out loss so far, in nats per token, and after which step it was measured.
+    n_worse : int
+        Evaluations since then.
     """
 
     step: int = 0
@@ -30,6 +36,11 @@ class Progress:
     batch: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    epoch_nll: float = 0.0
+    epoch_tokens: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    n_worse: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as JSON values.
@@ -107,7 +118,7 @@ class Evaluation:
 
 @dataclass
 class History:
-    """What `fit` measured. The lists have one entry a step, `epoch_loss` one an epoch.
+    """What `fit` measured: one entry a step in the first lists, one an epoch or an evaluation in the others.
 
     Attributes
     ----------
@@ -121,12 +132,18 @@ class History:
         Global norm of the mean gradient before clipping; None without clipping, which alone computes it.
     epoch_loss : list of float
         Mean over the tokens of an epoch of `loss`.
+    held_out_step, held_out_tokens : list of int
+        After which step, and after how many tokens, each evaluation of the held-out data was made.
+    held_out_loss : list of float
+        Its result: nats per token.
     progress : Progress
         Where the run ended; `fit` continues from it.
     final : Evaluation or None
         The dataset under the final parameters; None if `fit` was told not to evaluate.
+    final_held_out : Evaluation or None
+        The same of the held-out data, where there are any.
     stopped : str or None
-        Why the run ended early, if a callback ended it.
+        Why the run ended early, if a signal, a callback or the held-out loss ended it.
     """
 
     step: list[int] = field(default_factory=list)
@@ -135,8 +152,12 @@ class History:
     lr: list[float] = field(default_factory=list)
     grad_norm: list[float | None] = field(default_factory=list)
     epoch_loss: list[float] = field(default_factory=list)
+    held_out_step: list[int] = field(default_factory=list)
+    held_out_tokens: list[int] = field(default_factory=list)
+    held_out_loss: list[float] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     final: Evaluation | None = None
+    final_held_out: Evaluation | None = None
     stopped: str | None = None
 
     def record(self, loss: float, lr: float, grad_norm: float | None) -> None:
@@ -146,3 +167,9 @@ class History:
         self.loss.append(loss)
         self.lr.append(lr)
         self.grad_norm.append(grad_norm)
+
+    def record_held_out(self, loss: float) -> None:
+        """Append an evaluation of the held-out data under the parameters of this moment."""
+        self.held_out_step.append(self.progress.step)
+        self.held_out_tokens.append(self.progress.tokens)
+        self.held_out_loss.append(loss)

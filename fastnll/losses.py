@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fastnll.ops.cross_entropy import CrossEntropyDetails, details_with, value_and_grad_with, value_with
 from fastnll.ops.gather import nll_with
+from fastnll.ops.linear import LinearGrads, linear_value_and_grad_with, linear_value_with, own_names
 from fastnll.options import LossOptions
 
 __all__ = ["CrossEntropy"]
@@ -111,3 +112,66 @@ class CrossEntropy:
         0.693147
         """
         return nll_with(self._with(per_call), log_probs, targets)
+
+    def linear(
+        self,
+        hidden: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        targets: Any,
+        bias: npt.ArrayLike | None = None,
+        *,
+        max_memory: int | None = None,
+        **per_call: Any,
+    ) -> Any:
+        """Return `fastnll.linear_cross_entropy` under these options; the logits are never held.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> round(CrossEntropy().linear(np.ones((3, 2)), np.zeros((4, 2)), [0, 1, 2]), 6)
+        1.386294
+        """
+        o = self._with(own_names(per_call))
+        return linear_value_with(o, hidden, weight, targets, bias, max_memory=max_memory)
+
+    def linear_value_and_grad(
+        self,
+        hidden: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        targets: Any,
+        bias: npt.ArrayLike | None = None,
+        *,
+        max_memory: int | None = None,
+        grad_output: Any = None,
+        out: Any = None,
+        accumulate: bool = False,
+        wrt: Any = ("hidden", "weight", "bias"),
+        grad_dtype: Any = None,
+        filter: float | None = None,
+        sgd: Any = None,
+        **per_call: Any,
+    ) -> tuple[Any, LinearGrads]:
+        """Return `fastnll.linear_cross_entropy_value_and_grad` under these options.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> loss, grads = CrossEntropy().linear_value_and_grad(np.ones((1, 1)), np.zeros((2, 1)), [0])
+        >>> grads.weight.tolist()
+        [[-0.5], [0.5]]
+        """
+        return linear_value_and_grad_with(
+            self._with(own_names(per_call)),
+            hidden,
+            weight,
+            targets,
+            bias,
+            max_memory=max_memory,
+            grad_output=grad_output,
+            out=out,
+            accumulate=accumulate,
+            wrt=wrt,
+            grad_dtype=grad_dtype,
+            filter=filter,
+            sgd=sgd,
+        )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll import ops
+from fastnll import events, ops
 from fastnll.clipping import clip_factor, global_norm
 from fastnll.errors import DataError, DTypeError, OptionError, ShapeError
 from fastnll.schedules import check_rate
@@ -150,6 +150,7 @@ class SGD:
             group["lr"] = new * ratio
         self._lr = new
 
+    @events.framed("SGD.step")
     def step(self, grads: Any, *, scale: float = 1.0) -> float | None:
         """Update every parameter.
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnll.arrays import as_array
 from fastnll.errors import DTypeError, OptionError, ShapeError
 
 __all__ = ["DEFAULTS", "LossOptions"]
@@ -193,7 +194,7 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 
 def _class_weight(value: Any) -> npt.NDArray[np.float64]:
-    raw = np.asarray(value)
+    raw = as_array(value, "weight")
     if raw.dtype.kind in "cOSUMm":
         raise DTypeError(f"weight: expected numbers, one per class, got {raw.dtype}")
     weight = raw.astype(np.float64)
@@ -209,7 +210,7 @@ def _class_weight(value: Any) -> npt.NDArray[np.float64]:
 
 
 def _offsets(value: Any) -> npt.NDArray[np.int64]:
-    offsets = np.asarray(value)
+    offsets = as_array(value, "offsets")
     if offsets.ndim != 1 or offsets.size < 1 or offsets.dtype.kind not in "iu":
         raise ShapeError(
             f"offsets: expected a 1-D integer array of B + 1 row boundaries, got {offsets.dtype} of shape "

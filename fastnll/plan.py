@@ -10,13 +10,14 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple, SupportsIndex
 
-from fastnll import config
+from fastnll import config, events
 from fastnll.kernels import registry
 
 __all__ = ["ELEMENTS_PER_THREAD", "Plan", "make_plan"]
 
 # Waking a second thread costs some microseconds, in which one core gets through about this many logits.
 ELEMENTS_PER_THREAD = 32768
+events.facts["elements_per_thread"] = lambda: ELEMENTS_PER_THREAD
 
 
 class Plan(NamedTuple):

@@ -15,6 +15,7 @@ from fastnll.errors import DataError
 __all__ = ["plot_curve", "smoothed"]
 
 _BATCH, _MEAN, _FLOOR, _GRID, _TEXT = "#b7cbe6", "#1f4e9c", "#c0392b", "#e3e3e3", "#333333"
+_HELD_OUT = "#d17a00"
 
 
 def smoothed(values: npt.ArrayLike, share: float = 0.1) -> npt.NDArray[np.float64]:
@@ -46,6 +47,8 @@ def plot_curve(
     loss: Sequence[float],
     *,
     final: float | None = None,
+    held_out: tuple[Sequence[int], Sequence[float]] | None = None,
+    best: int | None = None,
     floor: float | None = None,
     floor_label: str = "bigram optimum",
     title: str = "",
@@ -62,6 +65,10 @@ def plot_curve(
         Mean nats per token of each step's batch.
     final : float, optional
         Nats per token of the whole dataset at the end, drawn as a point.
+    held_out : pair of sequences, optional
+        Tokens seen, and nats per token of held-out data, at each of their evaluations.
+    best : int, optional
+        Which of these evaluations is marked as the best: its index.
     floor : float, optional
         Nats per token of a known optimum, drawn as a line.
     floor_label : str
@@ -95,12 +102,28 @@ def plot_curve(
     if floor is not None:
         label = f"{floor_label}: {floor / math.log(2):.4f}"
         axes.axhline(floor / math.log(2), color=_FLOOR, linewidth=1.3, linestyle=(0, (5, 3)), label=label, zorder=4)
+    marks = [v / math.log(2) for v in (floor, final) if v is not None]
+    if held_out is not None and len(held_out[1]):
+        marks += _draw_held_out(axes, *held_out, best)
     if final is not None:
-        label = f"whole dataset at the end: {final / math.log(2):.4f}"
-        axes.plot(x[-1], final / math.log(2), "o", color=_MEAN, markersize=6, label=label, zorder=5, clip_on=False)
+        name = "whole dataset at the end" if held_out is None else "training data with the final parameters"
+        at = x[-1] if held_out is None or best is None else held_out[0][best]
+        label = f"{name}: {final / math.log(2):.4f}"
+        axes.plot(at, final / math.log(2), "o", color=_MEAN, markersize=6, label=label, zorder=5, clip_on=False)
     _style(axes, x, title)
-    axes.set_ylim(*_limits(bits, mean, [v / math.log(2) for v in (floor, final) if v is not None]))
+    axes.set_ylim(*_limits(bits, mean, marks))
     figure.savefig(path)
+
+
+def _draw_held_out(axes: Any, tokens: Sequence[int], loss: Sequence[float], best: int | None) -> list[float]:
+    """Draw the line of the held-out data, and return the values that have to be inside the picture."""
+    bits = [value / math.log(2) for value in loss]
+    axes.plot(tokens, bits, "-", marker="o", color=_HELD_OUT, linewidth=1.8, markersize=3, label="held out", zorder=4)
+    if best is not None:
+        label = f"best held out: {bits[best]:.4f}"
+        axes.plot(tokens[best], bits[best], "o", color=_HELD_OUT, markersize=9, fillstyle="none", label=label, zorder=6)
+    finite = [value for value in bits if math.isfinite(value)]
+    return [min(finite), max(finite)] if finite else []
 
 
 def _limits(bits: Any, mean: Any, marks: list[float]) -> tuple[float, float]:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.data import SequenceDataset, batches
+from fastnll.data import SequenceDataset
+from fastnll.data.batches import sized_batches
+from fastnll.data.checks import chunks, integer
+from fastnll.data.prefetching import will_read
 from fastnll.objective import Objective
 
 __all__ = ["Sampler"]
@@ -58,19 +61,13 @@ class Sampler:
         if batch_tokens is None:
             return
         # Options are looked at now, not at the first batch.
-        batches(objective.dataset, batch_tokens, seed=seed)
+        integer("batch_tokens", batch_tokens, 1)
+        integer("seed", seed, 0)
         dataset, model = objective.dataset, objective.model
         limit = max(1, batch_tokens // _SHARE)
-        if isinstance(dataset, SequenceDataset) and dataset.lengths.max(initial=0) > limit:
+        if isinstance(dataset, SequenceDataset) and _any_longer(dataset, limit):
             context = max(model.context, model.skip)
-            self.objective = Objective(
-                model,
-                dataset.pieces(limit + context, context=context),
-                objective.loss,
-                l2=objective.l2,
-                counts=objective.counts,
-                block_rows=objective.block_rows,
-            )
+            self.objective = _over(objective, dataset.pieces(limit + context, context=context))
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[Ids | None, bool]]:
         """The batches of an epoch, from number `skip` on, each with whether it is the last.
@@ -91,17 +88,53 @@ class Sampler:
             yield None, True
             return
         dataset = self.objective.dataset
-        held: Ids | None = None
-        for ids in batches(dataset, self._budget, seed=self._seed, epoch=epoch):
-            if held is not None and 2 * int(dataset.lengths[ids].sum()) < self._budget:
+        held: tuple[Ids, int] | None = None
+        for ids, n_tokens in sized_batches(dataset, self._budget, seed=self._seed, epoch=epoch):
+            if held is None:
+                held = ids, n_tokens
+            elif 2 * n_tokens < self._budget:
                 # Only the last batch is that small: pieces of 1/16 fill the others.
-                ids = np.concatenate([held, ids])
-            elif held is not None:
-                yield held, False
-            held = ids
+                held = np.concatenate([held[0], ids]), held[1] + n_tokens
+            else:
+                # While a batch is computed the pages of the next one are fetched.
+                self._fetch(ids)
+                yield held[0], False
+                held = ids, n_tokens
         if held is not None:
-            yield held, True
+            yield held[0], True
+
+    def _fetch(self, ids: Ids) -> None:
+        dataset = self.objective.dataset
+        data = getattr(dataset, "dataset", dataset)
+        if getattr(data, "mapping", None) is None:
+            return
+        starts, stops = dataset.bounds(ids)[:2] if data is not dataset else (data.offsets[ids], data.offsets[ids + 1])
+        will_read(data, starts, stops)
 
     def steps_per_epoch(self, epoch: int) -> int:
         """How many batches an epoch has; it may differ by one between epochs."""
         return sum(1 for _ in self._joined(epoch))
+
+
+def _over(objective: Any, dataset: Any) -> Any:
+    """Return the same objective of another form of its dataset."""
+    if hasattr(objective, "over"):
+        return objective.over(dataset)
+    return Objective(
+        objective.model,
+        dataset,
+        objective.loss,
+        l2=objective.l2,
+        counts=objective.counts,
+        block_rows=objective.block_rows,
+    )
+
+
+def _any_longer(dataset: SequenceDataset, limit: int) -> bool:
+    """Whether some sequence has more than `limit` tokens, without an array of all lengths."""
+    for low, high in chunks(0, len(dataset)):
+        lengths = np.diff(dataset.offsets[low : high + 1])
+        dataset.note_read(8 * lengths.size)
+        if lengths.max() > limit:
+            return True
+    return False

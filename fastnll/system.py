@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
 import platform
 import sys
 from typing import Any
@@ -13,7 +13,12 @@ from fastnll.kernels import registry
 
 __all__ = ["Info", "info"]
 
-_PACKAGES = ("numpy", "scipy", "numba", "cython", "torch", "jax", "scikit-learn", "mpi4py", "ml_dtypes", "matplotlib")
+_PACKAGES = (
+    "numpy", "scipy", "numba", "llvmlite", "threadpoolctl", "torch", "jax", "scikit-learn", "mpi4py", "ml_dtypes",
+    "pyarrow", "tokenizers", "safetensors", "matplotlib",
+)  # fmt: skip
+# Variables that change what is chosen, how many threads there are or which BLAS kernels run.
+_VARIABLES = ("FASTNLL_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_", "NUMBA_")
 
 
 class Info:
@@ -49,6 +54,9 @@ class Info:
         ]
         for name, reason in f["backends"].items():
             lines.append(f"  {name}: " + ("available" if reason is None else f"not available: {reason}"))
+        lines += [f"  {library}" for library in f["thread_pools"]]
+        lines.append(f"memory: {f['memory_bytes'] / 2**30:.1f} GB" if f["memory_bytes"] else "memory: not reported")
+        lines.append("environment: " + (", ".join(f"{k}={v}" for k, v in f["environment"].items()) or "nothing set"))
         lines.append("packages: " + ", ".join(f"{k} {v}" for k, v in f["packages"].items()))
         return "\n".join(lines)
 
@@ -65,10 +73,33 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str | None:
+    # Imported here: it brings the email and socket modules, a tenth of what `import fastnll` takes.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return version(package)
+    except PackageNotFoundError:
         return None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _pools() -> list[str]:
+    """Return the thread pools in this process that are not ours: two that spin at each other cost half the speed."""
+    from threadpoolctl import threadpool_info
+
+    pools = [
+        f"{pool['internal_api']} {pool.get('version') or ''}".strip()
+        + f": {pool['num_threads']} threads"
+        + (f", {pool['architecture']}" if pool.get("architecture") else "")
+        for pool in threadpool_info()
+    ]
+    return sorted(set(pools))
 
 
 def info() -> Info:
@@ -91,7 +122,8 @@ def info() -> Info:
     facts: dict[str, Any] = {
         "version": _version("fastnll") or "not installed (run from the source tree)",
         "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}" + ("" if sys.maxsize > 2**32 else " 32-bit"),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}"
+        + ("" if sys.maxsize > 2**32 else " 32-bit"),
         "processor": _processor(),
         "cores": config.available_cores(),
         "backend": backend if trouble is None else f"{backend}: {trouble}",
@@ -99,6 +131,10 @@ def info() -> Info:
         "isas": list(registry.available_isas()),
         "threads": config.resolve_threads(),
         "backends": registry.available_backends(),
+        "thread_pools": _pools(),
+        "memory_bytes": _memory(),
+        "free_threaded": not getattr(sys, "_is_gil_enabled", lambda: True)(),
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)},
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
     return Info(facts)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from fastnll.arrays import as_array
 from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastnll.kernels.spec import TargetScan
 from fastnll.options import LossOptions
@@ -141,7 +142,7 @@ def _ignored_text(o: LossOptions, padded: int | None, n_classes: int) -> str:
 def _live(o: LossOptions, targets: Array, hard: bool) -> Array:
     if o.mask is None:
         return np.ones(targets.size, bool)
-    mask = np.asarray(o.mask)
+    mask = as_array(o.mask, "mask")
     if mask.dtype != bool:
         raise OptionError(
             f"mask: expected booleans (True where a row counts), got {mask.dtype}; "
@@ -176,7 +177,7 @@ def _shifted(o: LossOptions, targets: Array, live: Array) -> tuple[Array, Array]
 
 
 def _floats(value: Any) -> Array:
-    raw = np.asarray(value)
+    raw = as_array(value, "token_weight")
     if raw.dtype.kind in "cOSUMm":
         raise DTypeError(f"token_weight: expected numbers, got {raw.dtype}")
     return raw.astype(np.float64)

@@ -13,7 +13,7 @@ ROOT = Path(fastnll.__file__).parent
 
 # Lowest first; a module may import what stands in its own line or above it.
 LAYERS = (
-    ("errors", "dtypes"),
+    ("errors", "dtypes", "events"),
     ("arrays", "config", "options", "arrayfiles", "history"),
     ("kernels",),
     ("plan", "system"),
@@ -32,8 +32,8 @@ LAYERS = (
 # Parts that stand beside the line of layers, with all of ours that they may import.
 BESIDE: dict[str, set[str]] = {
     "data": {"errors", "dtypes"},
-    "profiling": set(),
-    "interop": {"ops", "losses", "errors", "dtypes", "arrays", "config"},
+    "profiling": {"events"},
+    "interop": {"ops", "losses", "errors", "dtypes", "arrays", "config", "options", "optim", "objective", "models", "data", "kernels"},
 }
 # The lowest part of the line that may import a part that stands beside it.
 READ_FROM = {"data": "models", "profiling": "training", "interop": None}

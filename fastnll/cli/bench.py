@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fastnll.cli.common import number, whole
 from fastnll.config import resolve_threads
 from fastnll.errors import DataError, OptionError
+from fastnll.profiling.roofline import format_bytes
 
 __all__ = ["add_parser", "run"]
 
@@ -32,18 +35,26 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         epilog="groups:\n"
         + "".join(f"  {name:<10}{text}\n" for name, text in GROUPS.items())
         + "\nexamples:\n  fastnll bench --quick\n  fastnll bench --ops 2048x32000 --peers torch --json run.json"
-        + "\n  fastnll bench --from run.json --plot run.png --markdown -",
+        + "\n  fastnll bench --all --json run.json --report run.html"
+        + "\n  fastnll bench --from run.json --plot run.png --markdown - --report run.html",
     )
     parser.add_argument("--all", action="store_true", help="every case of the table (default: the headline ones)")
     parser.add_argument("--quick", action="store_true", help="small shapes: a check of correctness, rough times")
     parser.add_argument("--ops", nargs="+", default=[], metavar="WORD", help="cases with this op, shape or mode")
-    parser.add_argument("--group", nargs="+", default=[], choices=list(GROUPS), help="cases of these groups")
-    parser.add_argument("--dtype", nargs="+", default=[], choices=list(ITEMSIZES), help="cases of these dtypes")
+    parser.add_argument(
+        "--group", nargs="+", default=[], metavar="GROUP", choices=list(GROUPS), help="cases of these groups"
+    )
+    dtypes = ", ".join(ITEMSIZES)
+    parser.add_argument("--dtype", nargs="+", default=[], metavar="DTYPE", choices=list(ITEMSIZES), help=dtypes)
     parser.add_argument("--peers", nargs="*", metavar="NAME", help="only these peers (none: only fastnll)")
     parser.add_argument("--threads", type=whole(1), metavar="N", help="threads of every contender")
     parser.add_argument("--seconds", type=number(0.0, above=True), metavar="S", help="for each contender and case (2)")
     parser.add_argument("--no-accuracy", action="store_true", help="leave the accuracy table out")
-    parser.add_argument("--json", metavar="FILE", help="write the run, with every raw time")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory of every contender too")
+    parser.add_argument("--end-to-end", action="store_true", help="measure the training of a neural n-gram model too")
+    parser.add_argument("--json", metavar="FILE", help="write the run, with every raw time ('-': print it alone)")
+    parser.add_argument("--report", metavar="FILE", help="write one HTML page: tables, charts, memory, end to end")
+    parser.add_argument("--pictures", metavar="FOLDER", help="write speed.svg and memory.svg, as the README shows them")
     parser.add_argument("--plot", metavar="FILE", help="draw the run (png, svg, pdf)")
     parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown, machine named ('-': print it)")
     parser.add_argument("--from", dest="source", metavar="FILE", help="show a run that --json wrote; measure nothing")
@@ -57,20 +68,22 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; 1 if one of fastnll's own backends was left out of a case as wrong or failing.
+        0; 1 if one of fastnll's own backends was left out of a case as wrong or failing; 130 after Ctrl-C, with what
+        had been measured by then shown and written.
 
     Raises
     ------
     OptionError, DataError
         For arguments that mean nothing, and files that cannot be read or written.
     """
-    result = _load(args.source) if args.source else _measure(args)
-    if args.source:
-        _print_run(result)
+    with contextlib.redirect_stdout(sys.stderr if args.json == "-" else sys.stdout):
+        result, stopped = (_load(args.source), False) if args.source else _measure(args)
+        if args.source:
+            _print_run(result)
     _write(args, result)
     from fastnll.bench.contenders import OURS
 
-    return int(any(name in OURS for case in result["cases"] for name in case["left_out"]))
+    return 130 if stopped else int(any(name in OURS for case in result["cases"] for name in case["left_out"]))
 
 
 def _load(source: str) -> dict[str, Any]:
@@ -85,7 +98,8 @@ def _load(source: str) -> dict[str, Any]:
     return result
 
 
-def _measure(args: argparse.Namespace) -> dict[str, Any]:
+def _measure(args: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """The run, and whether it was stopped before its end."""
     from fastnll.bench import report
     from fastnll.bench.accuracy import LIBRARIES, AccuracyRow, measure_accuracy
     from fastnll.bench.cases import select_cases
@@ -113,6 +127,8 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
     print(report.header_line(columns), flush=True)
     done: list[dict[str, Any]] = []
     rows: list[AccuracyRow] = []
+    more: dict[str, list[dict[str, Any]]] = {"memory": [], "end_to_end": []}
+    stopped = False
     try:
         for case in _progress(cases):
             entry = report.case_dict(measure_case(case, names, threads, effort))
@@ -121,12 +137,32 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         if not args.no_accuracy:
             compared = tuple(name for name in LIBRARIES if name in names)
             rows = list(measure_accuracy(quick=args.quick, libraries=compared))
+        for key, measured in _more(args, names, threads):
+            more[key].append(measured)
     except KeyboardInterrupt:
         # A whole run takes half an hour: what it has measured so far is kept.
+        stopped = True
         _say(f"stopped after {len(done)} of {len(cases)} cases")
-    result = report.run_dict(done, rows, machine, limits)
+    result = {**report.run_dict(done, rows, machine, limits), **more}
     _print_notes(result, missing)
-    return result
+    return result, stopped
+
+
+def _more(args: argparse.Namespace, names: list[str], threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what a report shows beside the cases: peak memory and training, as keys of the run and rows."""
+    from fastnll.bench.end_to_end import measure_end_to_end
+    from fastnll.bench.memory import measure_memory
+
+    if args.memory or args.report:
+        whole = [name for name in names if not name.startswith("native-") and name not in ("scalar", "reference")]
+        for row in measure_memory(whole, threads, quick=args.quick):
+            _say(f"memory: {row['case']}, {row['contender']}: {row.get('left_out') or format_bytes(row['peak_bytes'])}")
+            yield "memory", row
+    if args.end_to_end or args.report:
+        for row in measure_end_to_end(names, threads, quick=args.quick, rounds=1 if args.quick else 5):
+            speed = row.get("left_out") or f"{row['tokens_per_second']:,.0f} tokens/s"
+            _say(f"training: {row['job']}, {row['contender']}: {speed}")
+            yield "end_to_end", row
 
 
 def _machine(threads: int) -> dict[str, Any]:
@@ -190,7 +226,9 @@ def _write(args: argparse.Namespace, result: dict[str, Any]) -> None:
     from fastnll.bench import report
 
     try:
-        if args.json:
+        if args.json == "-":
+            print(json.dumps(result, indent=1))
+        elif args.json:
             temporary = f"{args.json}.part"
             Path(temporary).write_text(json.dumps(result, indent=1))
             os.replace(temporary, args.json)
@@ -198,11 +236,24 @@ def _write(args: argparse.Namespace, result: dict[str, Any]) -> None:
             print(report.markdown(result))
         elif args.markdown:
             Path(args.markdown).write_text(report.markdown(result) + "\n")
-        if args.plot:
-            from fastnll.bench.picture import draw_run
+        if args.report:
+            from fastnll.bench.report_html import write_report
 
-            draw_run(result, args.plot)
+            write_report(result, args.report)
+        if args.pictures:
+            from fastnll.bench.pictures import draw_pictures
+
+            draw_pictures(result, args.pictures)
+        if args.plot:
+            _plot(result, args.plot)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def _plot(result: dict[str, Any], path: str) -> None:
+    from fastnll.bench.picture import draw_run
+
+    try:
+        draw_run(result, path)
     except (ImportError, ValueError) as error:
         raise OptionError(f"--plot: {error}") from error

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastnll import config
-from fastnll.data import (
-    ByteTokenizer,
-    CharTokenizer,
-    SequenceDataset,
-    Tokenizer,
-    opcodes,
-    python_docs,
-    read_text,
-)
-from fastnll.errors import DataError, OptionError
+from fastnll.cli.sources import DATASETS, load_dataset, tokenizer_kind
+from fastnll.data import SequenceDataset
 
 __all__ = [
     "DATASETS",
@@ -29,14 +20,10 @@ __all__ = [
     "load_dataset",
     "number",
     "print_table",
+    "tokenizer_kind",
     "version",
     "whole",
 ]
-
-DATASETS: dict[str, Callable[..., SequenceDataset]] = {
-    "python_docs": python_docs,
-    "opcodes": opcodes,
-}
 
 
 def version() -> str:
@@ -47,9 +34,12 @@ def version() -> str:
     >>> version() != ""
     True
     """
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
     try:
-        return importlib.metadata.version("fastnll")
-    except importlib.metadata.PackageNotFoundError:
+        return installed("fastnll")
+    except PackageNotFoundError:
         return "unknown (source tree)"
 
 
@@ -110,57 +100,6 @@ def compute_options(args: argparse.Namespace) -> Iterator[None]:
     """Apply --threads and --backend to a block of code."""
     with config.using(backend=args.backend, threads=args.threads):
         yield
-
-
-def load_dataset(
-    files: Sequence[str], name: str | None, tokenizer: Tokenizer | str | None
-) -> tuple[SequenceDataset, list[str]]:
-    """The dataset of some text files, one sequence a file, or the embedded one of a name.
-
-    Parameters
-    ----------
-    files : sequence of str
-    name : str or None
-        Key of `DATASETS`; used if there are no files.
-    tokenizer : Tokenizer, "bytes", "chars" or None
-        None: characters for text.
-
-    Returns
-    -------
-    dataset : SequenceDataset
-    names : list of str
-        What to call the sequences of files; empty for an embedded dataset.
-
-    Raises
-    ------
-    OptionError
-        Files and a name, or a text tokenizer for data that are not text.
-    DataError
-        A file that is missing or not text; a character that the tokenizer does not know.
-    """
-    if files and name:
-        raise OptionError(
-            f"--data: expected files or an embedded dataset, got --data {name} and {files[0]!r}; leave one out"
-        )
-    if files:
-        texts = [read_text(file) for file in files]
-        if tokenizer is None or isinstance(tokenizer, str):
-            tokenizer = ByteTokenizer() if tokenizer == "bytes" else CharTokenizer.train(texts)
-        source = files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} to {files[-1]}"
-        return SequenceDataset.from_text(texts, tokenizer, source=source), list(files)
-    assert name is not None
-    if name == "opcodes":
-        if isinstance(tokenizer, str):
-            raise OptionError(f"--tokenizer: expected none for --data opcodes, which is not text, got {tokenizer}")
-        dataset = opcodes()
-        if tokenizer is not None and dataset.tokenizer != tokenizer:
-            raise DataError(
-                "opcodes: expected the opcodes the model was trained on, got those of another Python version"
-            )
-        return dataset, []
-    if isinstance(tokenizer, str):
-        tokenizer = ByteTokenizer() if tokenizer == "bytes" else None
-    return DATASETS[name](tokenizer), []
 
 
 def describe(dataset: SequenceDataset) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from fastnll.cli.common import DATASETS, add_compute_options, compute_options, load_dataset, print_table
 from fastnll.cli.report import evaluation_rows
+from fastnll.cli.sharing import shared
+from fastnll.cli.sources import which_text
 from fastnll.data import SequenceDataset
 from fastnll.errors import DataError, OptionError
 from fastnll.history import Evaluation
@@ -25,15 +27,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the command to an argparse sub-parser collection and return its parser."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "eval",
-        description="Evaluate the newest checkpoint of a run on text files (one sequence a file) with the run's own "
-        "tokenizer, or on an embedded dataset.",
+        description="Evaluate the newest checkpoint of a run (its best parameters, if it was trained with --patience) "
+        "on text files (one sequence a file) with the run's own tokenizer, on dataset files of the same ids, or on an "
+        "embedded dataset.",
         epilog="examples:\n"
         "  fastnll eval runs/first other.txt\n"
         "  fastnll eval runs/first a.txt b.txt --per-sequence --json\n"
         "  fastnll eval runs/first --data python_docs",
     )
     parser.add_argument("run_folder", metavar="RUN", help="a folder that 'fastnll train' wrote")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text, one sequence a file")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="text, or any file that 'fastnll data' reads")
     parser.add_argument("--data", choices=list(DATASETS), help="an embedded dataset in place of files")
     parser.add_argument("--per-sequence", action="store_true", help="one line a sequence too")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
@@ -50,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
     with compute_options(args):
         model, checkpoint = folder.load()
         dataset, names = _dataset(folder, args)
-        objective = Objective(model, dataset)
-        per_sequence = objective.per_sequence(checkpoint.params)
+        objective = shared(Objective(model, dataset))
+        per_sequence = objective.per_sequence(checkpoint.result)
     evaluation = Evaluation(fsum(per_sequence.tolist()), objective.n_predicted, dataset.n_bytes)
     sequences = _sequences(per_sequence, dataset, model.skip, names) if args.per_sequence else []
     if args.json:
         report = {
             "run": str(folder.path),
-            "step": checkpoint.progress.step,
+            "step": checkpoint.result_step,
             "n_sequences": dataset.n_sequences,
             "n_tokens": dataset.n_tokens,
             **evaluation.to_dict(),
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print_table(
         [
-            ("model", f"{model.name} of {folder.path}, step {checkpoint.progress.step:,}"),
+            ("model", f"{model.name} of {folder.path}, step {checkpoint.result_step:,}"),
             ("data", dataset.source or "tokens"),
             ("sequences", f"{dataset.n_sequences:,}"),
             ("tokens", f"{dataset.n_tokens:,} ({evaluation.n_predicted:,} predicted)"),
@@ -82,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _dataset(folder: RunFolder, args: argparse.Namespace) -> tuple[SequenceDataset, list[str]]:
     tokenizer = folder.tokenizer
-    if args.files and (tokenizer is None or tokenizer.token_bytes() is None):
+    if args.files and (tokenizer is None or tokenizer.token_bytes() is None) and which_text(args.files):
         source = folder.config["data"]["source"]
         raise DataError(f"{folder.path}: expected a model of text to evaluate files with, got one of {source}")
-    return load_dataset(args.files, args.data, tokenizer)
+    return load_dataset(args.files, args.data, tokenizer, trained=True)
 
 
 def _sequences(nll: Any, dataset: SequenceDataset, skip: int, names: list[str]) -> list[dict[str, Any]]:

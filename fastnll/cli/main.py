@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import NamedTuple
 
+from fastnll.cli.parsing import Parser, UsageError, complaint, deepest, meant, near_files, unknown_option
 from fastnll.errors import FastnllError, OptionError
 
-__all__ = ["COMMANDS", "Command", "main"]
+__all__ = ["COMMANDS", "Command", "build_parser", "main"]
 
 
 class Command(NamedTuple):
@@ -22,14 +26,20 @@ class Command(NamedTuple):
     summary: str
 
 
-# One line here makes a subcommand of a module with `add_parser(subparsers)`, which sets `run(args) -> int`.
+# One line here makes a subcommand of a module with `add_parser(subparsers)`, which sets `run(args) -> int`. Its help,
+# its messages and its tab completion are then tested with everyone's (tests/cli/test_main.py).
 COMMANDS = (
     Command("train", "minimise the negative log-likelihood of a text or an embedded dataset"),
     Command("eval", "the negative log-likelihood of other text under a trained model"),
+    Command("data", "look into dataset files, convert them, check that they are whole"),
     Command("bench", "time the kernels against this machine's limit and against the peers installed"),
+    Command("profile", "run a script and say where its time goes"),
+    Command("launch", "run a command or a script on many processes"),
     Command("roofline", "measure what this machine can do"),
     Command("info", "what this installation is and what it chose; paste it into an issue"),
+    Command("completion", "a script that lets bash or zsh complete these commands"),
 )
+_NAMES = tuple(command.name for command in COMMANDS)
 
 EPILOG = """\
 examples:
@@ -37,31 +47,12 @@ examples:
   fastnll train book.txt --model ngram
   fastnll eval runs/ngram-... other.txt
 
-fastnll COMMAND --help has the options of a command."""
+fastnll COMMAND --help has the options of a command. Exit codes: 0 done, 1 failed, 2 a command line that means
+nothing, 130 and 143 after Ctrl-C and SIGTERM."""
 
 
-class UsageError(Exception):
-    """A command line that means nothing; exit code 2."""
-
-
-class _Help(argparse.HelpFormatter):
-    """Fills paragraphs, but leaves text that comes in lines (examples) as it is."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if "\n" in text:
-            return "".join(indent + line for line in text.splitlines(keepends=True))
-        return super()._fill_text(text, width, indent)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one sentence with what to do next, and no option is guessed from a prefix."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": _Help, **options})
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing a page of usage."""
-        raise UsageError(f"{self.prog}: {message}; see '{self.prog} --help'")
+class _Terminated(BaseException):
+    """SIGTERM came; not an Exception, so that nothing on the way takes it for an error of its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,15 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(arguments)
-        return int(args.run(args))
+        with _termination():
+            args = _parse(arguments)
+            code = int(args.run(args))
+            sys.stdout.flush()
+            return code
     except SystemExit as stop:
         # argparse ends --help and --version this way.
-        return int(stop.code or 0)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except UsageError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("fastnll: interrupted", 130)
+    except _Terminated:
+        return _fail("fastnll: terminated", 143)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody to tell. What is still buffered would
         # raise again at exit.
@@ -103,17 +99,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FastnllError, OSError, MemoryError) as error:
         if "--traceback" in arguments:
             raise
-        return _fail(f"{_name(arguments)}: {_sentence(error)}", 2 if isinstance(error, OptionError) else 1)
+        sentence = _sentence(error)
+        advice = near_files(arguments, sentence)
+        return _fail(f"{_name(arguments)}: {sentence}{advice}", 2 if isinstance(error, OptionError) else 1)
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that temporary files are removed on the way out.
+
+    Where somebody else has a say (a handler is set, or this is not the main thread) nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _name(arguments: list[str]) -> str:
     command = _command(arguments)
-    return f"fastnll {command}" if command else "fastnll"
+    return f"fastnll {command}" if command in _NAMES else "fastnll"
 
 
 def _command(arguments: list[str]) -> str | None:
-    names = [command.name for command in COMMANDS]
-    return next((argument for argument in arguments if argument in names), None)
+    """Return the word that stands where a command should, whether it is one or not."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
 
 
 def _sentence(error: BaseException) -> str:
@@ -129,10 +147,22 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def build_parser(chosen: str | None = None) -> Parser:
+    """Return the parser of a command, or of all of them.
+
+    Parameters
+    ----------
+    chosen : str, optional
+        Import the module of this command alone and let the others be names: ``fastnll info`` does not wait for
+        the training stack. None builds all.
+
+    Examples
+    --------
+    >>> build_parser("info").parse_args(["info", "--json"]).json
+    True
+    """
     from fastnll.cli.common import version
 
-    subparser: argparse.ArgumentParser
     parser = Parser(
         prog="fastnll",
         description="Negative log-likelihood objectives over sequence datasets, minimised with SGD on CPUs.",
@@ -140,30 +170,45 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"fastnll {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
-    chosen, subparser = _command(arguments), parser
     for command in COMMANDS:
-        if command.name == chosen:
-            # Only the module that runs is imported: `fastnll info` does not wait for the training stack.
-            subparser = importlib.import_module(f"fastnll.cli.{command.name}").add_parser(commands)
+        if chosen is None or command.name == chosen:
+            module = importlib.import_module(f"fastnll.cli.{command.name}")
+            subparser = module.add_parser(commands)
             subparser.add_argument("--traceback", action="store_true", help="show where an error came from")
         else:
             commands.add_parser(command.name, help=command.summary)
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    command = _command(arguments)
+    # "": no command's module is needed to say that there is none.
+    parser = build_parser(command or "")
     if not arguments:
         parser.print_help(sys.stderr)
         raise UsageError("fastnll: expected a command, got none; 'fastnll train' trains a first model")
-    if chosen is None and not arguments[0].startswith("-"):
-        raise UsageError(_unknown("command", arguments[0], [command.name for command in COMMANDS], parser))
-    args, rest = parser.parse_known_args(arguments)
+    if command is not None and command not in _NAMES and arguments[0] == command:
+        raise UsageError(f"fastnll: {_unknown_command(command)}")
+    try:
+        args, rest = parser.parse_known_args(arguments)
+    except UsageError:
+        # A misspelt option often makes another argument look missing: the spelling is what has to be said.
+        option = unknown_option(parser, arguments)
+        if option is None:
+            raise
+        raise UsageError(complaint("option", option, deepest(parser, arguments))) from None
     if rest:
-        flags = [flag for action in subparser._actions for flag in action.option_strings]
         kind = "option" if rest[0].startswith("-") else "argument"
-        raise UsageError(_unknown(kind, rest[0].split("=")[0], flags, subparser))
+        raise UsageError(complaint(kind, rest[0].split("=")[0], deepest(parser, arguments)))
     if args.command is None:
         raise UsageError("fastnll: expected a command; see 'fastnll --help'")
     return args
 
 
-def _unknown(kind: str, got: str, known: list[str], parser: argparse.ArgumentParser) -> str:
-    near = difflib.get_close_matches(got, known, n=1, cutoff=0.6)
-    advice = f"did you mean {near[0]}?" if near else f"see '{parser.prog} --help'"
-    return f"{parser.prog}: unknown {kind} {got!r}; {advice}"
+def _unknown_command(word: str) -> str:
+    near = meant(word, _NAMES)
+    if near:
+        return f"unknown command {word!r}; did you mean {near}?"
+    if os.path.isfile(word):
+        return f"expected a command, got the file {word!r}; did you mean 'fastnll train {word}'?"
+    return f"unknown command {word!r}; see 'fastnll --help'"

@@ -1,50 +1,38 @@
-"""``fastnll train``: from text files or an embedded dataset to a minimised objective and a run folder."""
+"""``fastnll train``: from files or an embedded dataset to a minimised objective and a run folder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from fastnll.callbacks import Callback, Checkpoints, JsonLines, ProgressBar, StopOnSignal
+from fastnll.callbacks import Callback, Checkpoints, CsvLines, JsonLines, ProgressBar, StopOnSignal, TensorBoard
 from fastnll.checkpoint import latest_checkpoint
-from fastnll.cli.common import (
-    DATASETS,
-    add_compute_options,
-    compute_options,
-    describe,
-    load_dataset,
-    number,
-    version,
-    whole,
-)
+from fastnll.cli import resume
+from fastnll.cli.common import compute_options, describe, load_dataset, version
+from fastnll.cli.profile import profiled
 from fastnll.cli.report import Result, signal_code
+from fastnll.cli.sharing import shared
+from fastnll.cli.training_options import DEFAULTS, add_options, make_schedule, model_sizes, resolved
 from fastnll.clipping import DivergenceError
 from fastnll.data import SequenceDataset, bigram_entropy, n_pairs
-from fastnll.errors import DataError, OptionError
+from fastnll.errors import DataError
+from fastnll.history import History
 from fastnll.models import Model, make
 from fastnll.objective import Objective
 from fastnll.optim import SGD
 from fastnll.runs import RunFolder, create_run
-from fastnll.schedules import Schedule, cosine, linear_warmup
-from fastnll.training import fit, total_steps
+from fastnll.training import Split, fit, split
 
 __all__ = ["DEFAULTS", "add_parser", "run"]
 
-# What each model is trained with where nothing else is said, found on both embedded datasets. The two tables are
-# convex with tiny curvature (a row that makes up a share s of the data has at most s/2), so that a large rate with
-# much momentum is stable; the steps bound the time whatever the size of the text, for vocabularies up to _USUAL_V.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "categorical": {"steps": 2000, "lr": 2.0, "momentum": 0.9, "batch_tokens": 4096},
-    "bigram": {"steps": 8000, "lr": 20.0, "momentum": 0.95, "batch_tokens": 4096},
-    "ngram": {"steps": 5000, "lr": 0.6, "momentum": 0.9, "batch_tokens": 1024, "max_norm": 1.0},
-}
-_SIZES = ("context", "dim", "hidden")
 _SGD = ("lr", "momentum", "nesterov", "weight_decay", "max_norm")
-_CHECKPOINTS = 10
-# A step of the bigram table costs V * V: above this V its default steps fall as fast, down to a floor.
-_USUAL_V, _LEAST_STEPS = 512, 1000
+_FIT = ("steps", "batch_tokens", "accumulate", "seed", "eval_every", "patience", "min_delta")
+# Records in metrics.jsonl; held-out sequences that config.json lists.
+_RECORDS, _LISTED = 2000, 1000
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -52,165 +40,195 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "train",
         description="Train a language model by minimising the negative log-likelihood of text files (one sequence a "
-        "file) or of a dataset that ships with Python, and write a run folder: config.json, metrics.jsonl, "
-        "checkpoint/, curve.png. Without arguments: a bigram model of the Python language reference.",
+        "file), of dataset files, or of a dataset that ships with Python, and write a run folder: config.json, "
+        "metrics.jsonl, metrics.csv, checkpoint/, curve.png. Without arguments: a bigram model of the Python language "
+        "reference. Ctrl-C and SIGTERM save and stop; --resume goes on, also after a crash.",
         epilog="examples:\n"
         "  fastnll train\n"
         "  fastnll train book.txt notes.txt --model ngram --context 8\n"
-        "  fastnll train --data opcodes --epochs 5 --lr 10 --out runs/opcodes",
+        "  fastnll train --data opcodes --epochs 5 --lr 10 --out runs/opcodes\n"
+        "  fastnll train book.txt --model ngram --held-out 0.1 --patience 5\n"
+        "  fastnll train book.txt --held-out other.txt --eval-every 100\n"
+        "  fastnll train --resume runs/opcodes\n"
+        "  fastnll train --data opcodes --out runs/opcodes --resume      begins the run, or goes on with it",
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text, one sequence a file")
-    data = parser.add_argument_group("data and model")
-    data.add_argument(
-        "--data", choices=list(DATASETS), help="an embedded dataset (default, without files: python_docs)"
+    add_options(parser)
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="say where the time went; profile.json, trace.json and profile.png in RUN",
     )
-    data.add_argument("--tokenizer", choices=["bytes", "chars"], help="tokens of text (default: chars)")
-    data.add_argument("--model", choices=list(DEFAULTS), default="bigram", help="default: bigram")
-    data.add_argument("--context", type=whole(1), metavar="K", help="ngram: tokens it looks back (default: 6)")
-    data.add_argument("--dim", type=whole(1), metavar="D", help="ngram: numbers per embedding (default: 32)")
-    data.add_argument("--hidden", type=whole(1), metavar="H", help="ngram: hidden units (default: 128)")
-    data.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default: float32")
-    _add_training_options(parser)
-    parser.add_argument("--out", metavar="RUN", help="run folder (default: runs/<model>-<date-time>)")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object instead of the table")
     parser.set_defaults(run=run)
     return parser
 
 
-def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    def per_model(key: str) -> str:
-        return ", ".join(f"{model} {options[key]:g}" for model, options in DEFAULTS.items() if key in options)
+@dataclass
+class _Job:
+    """What is trained, and on what.
 
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=whole(1), metavar="N", help="passes over the data")
-    length.add_argument("--steps", type=whole(1), metavar="N", help=f"updates (default: {per_model('steps')})")
-    group.add_argument("--lr", type=number(0), metavar="X", help=f"learning rate (default: {per_model('lr')})")
-    group.add_argument(
-        "--momentum", type=number(0, below=1), metavar="X", help=f"momentum (default: {per_model('momentum')})"
-    )
-    group.add_argument("--nesterov", action=argparse.BooleanOptionalAction, default=True, help="Nesterov's form of it")
-    group.add_argument(
-        "--batch-tokens",
-        type=whole(1),
-        metavar="N",
-        help=f"tokens of a batch (default: {per_model('batch_tokens')})",
-    )
-    group.add_argument("--schedule", choices=["cosine", "constant"], default="cosine", help="default: cosine")
-    group.add_argument("--warmup", type=whole(0), metavar="N", help="steps of linear warm-up (default: 1/50 of all)")
-    group.add_argument("--max-norm", type=number(0, above=True), metavar="X", help="clip gradients (default: ngram 1)")
-    group.add_argument("--weight-decay", type=number(0), default=0.0, metavar="X", help="default: 0")
-    group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of batches and parameters (default: 0)")
-    add_compute_options(group)
+    Attributes
+    ----------
+    dataset : SequenceDataset
+        All of the data; `parts` if a share of them is held out.
+    held_out : Objective or None
+    """
+
+    dataset: SequenceDataset
+    parts: Split | None
+    model: Model
+    objective: Any
+    held_out: Any
+    options: dict[str, Any]
+
+    @property
+    def trained_on(self) -> SequenceDataset:
+        """What of the data is trained on."""
+        return self.dataset if self.parts is None else self.parts.train
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, report, and leave a run folder."""
+    folder = resume.begun(args)
+    if folder is not None:
+        resume.adopt(args, folder)
+    args.model = args.model or "bigram"
     with compute_options(args):
-        name = args.data or (None if args.files else "python_docs")
-        dataset, _ = load_dataset(args.files, name, args.tokenizer)
-        model = make(args.model, vocab_size=dataset.vocab_size, **_sizes(args))
-        objective = Objective(model, dataset)
-        options = _options(args, objective)
-        params = model.init(args.seed, args.dtype)
-        schedule = _schedule(options)
-        optimizer = SGD(params, **{name: options[name] for name in _SGD})
-        folder = create_run(args.out, args.model)
-        config = _config(dataset, model, options)
-        folder.write_config(config)
+        job = _job(args, folder)
+        options = job.options
+        optimizer = SGD(job.model.init(options["seed"], options["dtype"]), **{name: options[name] for name in _SGD})
+        schedule = make_schedule(options)
+        if options["tensorboard"]:
+            # A run that could not begin leaves no folder: whether it is installed is known before.
+            TensorBoard(".")
+        ranks = getattr(job.objective, "ranks", None)
+        main, start = ranks is None or ranks.root, None
+        if folder is not None:
+            start = resume.position(folder, job.model, clean=main)
+            if main and options != folder.config["training"]:
+                folder.write_config({**folder.config, "training": options})
+        elif main:
+            folder = create_run(args.out, args.model, _config(job, args))
+        folder = folder or RunFolder(args.out or ".")
         try:
-            history = fit(
-                objective,
-                optimizer,
-                steps=options["steps"],
-                batch_tokens=options["batch_tokens"],
-                schedule=schedule,
-                seed=args.seed,
-                callbacks=_callbacks(folder, options, config["data"]["sha256"]),
-            )
+            with profiled(folder.path if args.profile else None):
+                history = fit(
+                    job.objective,
+                    optimizer,
+                    **{name: options[name] for name in _FIT if name in options},
+                    schedule=schedule,
+                    held_out=job.held_out,
+                    callbacks=_callbacks(folder, options),
+                    start=start,
+                )
         except DivergenceError as error:
             raise DivergenceError(f"{error}. {_kept(folder)}") from None
-    result = Result(folder, dataset, model, history)
-    _draw(folder, result)
-    result.print(as_json=args.json)
-    if history.stopped:
-        print(f"fastnll train: stopped by {history.stopped} after step {history.progress.step}", file=sys.stderr)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise OSError(f"{where}{error.strerror or error}. {_kept(folder)}") from error
+        if main:
+            _report(job, folder, history, resumed=start is not None, as_json=args.json)
     return signal_code(history.stopped)
 
 
-def _sizes(args: argparse.Namespace) -> dict[str, int]:
-    given = {size: getattr(args, size) for size in _SIZES if getattr(args, size) is not None}
-    if args.model == "ngram":
-        return {"context": 6, "dim": 32, "hidden": 128, **given}
-    if given:
-        raise OptionError(f"--{next(iter(given))}: expected with --model ngram alone, got --model {args.model}")
-    return {}
+def _job(args: argparse.Namespace, folder: RunFolder | None) -> _Job:
+    """Load the data and make model, objectives and options: what the arguments say, or a run that goes on."""
+    if folder is None:
+        name = args.data or (None if args.files else "python_docs")
+        dataset, _ = load_dataset(args.files, name, args.tokenizer)
+        model = make(args.model, vocab_size=dataset.vocab_size, **model_sizes(args))
+    else:
+        dataset, model = resume.load_like(folder, args), folder.model()
+    parts = split(dataset, args.held_out, skip=model.skip) if isinstance(args.held_out, float) else None
+    other = None if parts is None else parts.held_out
+    if isinstance(args.held_out, str):
+        other, _ = load_dataset([args.held_out], None, dataset.tokenizer, trained=True)
+        if folder is not None:
+            resume.check_same_data(folder, other, "held_out")
+    deterministic = bool(args.deterministic)
+    objective = shared(Objective(model, dataset if parts is None else parts.train), deterministic=deterministic)
+    held_out = None if other is None else shared(Objective(model, other), deterministic=deterministic)
+    return _Job(dataset, parts, model, objective, held_out, resolved(args, objective))
 
 
-def _options(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
-    """Every training option as a number: what was given, else the model's default."""
-    options = {"max_norm": None, **DEFAULTS[args.model]}
-    if args.model == "bigram":
-        share = min(1.0, (_USUAL_V / objective.model.vocab_size) ** 2)
-        options["steps"] = max(_LEAST_STEPS, round(share * options["steps"]))
-    names = ("steps", "lr", "momentum", "batch_tokens", "max_norm")
-    options.update({name: getattr(args, name) for name in names if getattr(args, name) is not None})
-    if args.epochs is not None:
-        options["steps"] = total_steps(objective, options["batch_tokens"], args.epochs, seed=args.seed)
-    options["warmup"] = options["steps"] // 50 if args.warmup is None else args.warmup
-    options["nesterov"] = args.nesterov and options["momentum"] > 0
-    for name in ("epochs", "schedule", "weight_decay", "seed", "dtype", "threads", "backend"):
-        options[name] = getattr(args, name)
-    return options
-
-
-def _schedule(options: dict[str, Any]) -> Schedule:
-    if options["schedule"] == "constant":
-        return linear_warmup(options["lr"], options["warmup"])
-    return cosine(options["lr"], options["steps"], warmup_steps=options["warmup"])
-
-
-def _config(dataset: SequenceDataset, model: Model, options: dict[str, Any]) -> dict[str, Any]:
-    data = describe(dataset)
-    if n_pairs(dataset):
+def _config(job: _Job, args: argparse.Namespace) -> dict[str, Any]:
+    data = describe(job.dataset)
+    if n_pairs(job.trained_on):
         # What every model with a context is measured against.
-        data["bigram_nats_per_token"] = bigram_entropy(dataset)
-    return {
+        data["bigram_nats_per_token"] = bigram_entropy(job.trained_on)
+    config = {
         "fastnll": version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": model.config(),
-        "training": options,
+        "model": job.model.config(),
+        "training": job.options,
         "data": data,
+        "input": {
+            "files": [str(Path(file).resolve()) for file in args.files],
+            "data": None if args.files else args.data or "python_docs",
+            "tokenizer": args.tokenizer,
+            "held_out": str(Path(args.held_out).resolve()) if isinstance(args.held_out, str) else args.held_out,
+        },
+        "machine": resume.machine(),
     }
+    if job.held_out is not None:
+        ids = None if job.parts is None or job.parts.ids is None else job.parts.ids.tolist()
+        held_out = describe(job.held_out.dataset)
+        del held_out["tokenizer"]
+        config["held_out"] = {
+            **held_out,
+            "n_predicted": job.held_out.n_predicted,
+            # Which sequences, where a reader would still look at the list.
+            "sequences": ids if ids is None or len(ids) <= _LISTED else None,
+        }
+    return config
 
 
-def _callbacks(folder: RunFolder, options: dict[str, Any], sha256: str) -> list[Callback]:
-    every = max(1, options["steps"] // _CHECKPOINTS)
+def _callbacks(folder: RunFolder, options: dict[str, Any]) -> list[Callback]:
+    every = max(1, options["steps"] // _RECORDS)
+    board = [TensorBoard(folder.tensorboard, every=every)] if options["tensorboard"] else []
     return [
         StopOnSignal(),
         ProgressBar(),
-        JsonLines(folder.metrics, every=max(1, options["steps"] // 2000)),
-        Checkpoints(folder.checkpoints, every=every, dataset_sha256=sha256),
+        JsonLines(folder.metrics, every=every),
+        CsvLines(folder.table, every=every),
+        *board,
+        Checkpoints(
+            folder.checkpoints,
+            every=options["checkpoint_every"],
+            keep=options["keep"],
+            dataset_sha256=folder.config.get("data", {}).get("sha256"),
+        ),
     ]
 
 
 def _kept(folder: RunFolder) -> str:
     try:
-        return f"The last checkpoint before that is {latest_checkpoint(folder.checkpoints)}"
+        newest = latest_checkpoint(folder.checkpoints)
     except DataError:
         return f"No checkpoint had been written to {folder.path} yet"
+    return f"The last checkpoint before that is {newest}; 'fastnll train --resume {folder.path}' goes on from it"
 
 
-def _draw(folder: RunFolder, result: Result) -> None:
+def _report(job: _Job, folder: RunFolder, history: History, *, resumed: bool, as_json: bool) -> None:
+    result = Result(folder, job.trained_on, job.model, history, held_out=job.held_out, parts=job.parts)
+    result.print(as_json=as_json)
+    _draw(folder, result, resumed)
+    if signal_code(history.stopped):
+        print(
+            f"fastnll train: stopped by {history.stopped} after step {history.progress.step}; "
+            f"'fastnll train --resume {folder.path}' goes on",
+            file=sys.stderr,
+        )
+
+
+def _draw(folder: RunFolder, result: Result, resumed: bool) -> None:
     from fastnll.plots import plot_curve
 
-    history, final = result.history, result.final
     try:
         plot_curve(
             folder.curve,
-            history.tokens,
-            history.loss,
-            final=final.nll_per_token,
+            *result.curve(resumed),
+            final=result.final.nll_per_token,
+            **result.held_out_curve(resumed),
             floor=result.floor,
             floor_label=result.floor_name,
             title=result.title,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from fastnll.data.checks import integer
-from fastnll.data.order import shuffled
+from fastnll.data.checks import chunks, integer
+from fastnll.data.order import Order
 from fastnll.errors import OptionError
 
-__all__ = ["batches"]
+__all__ = ["batches", "sized_batches"]
+
+# Sequences that are dealt at a time.
+_PART = 1 << 20
 
 
 def batches(
@@ -64,31 +68,73 @@ def batches(
     [[0, 1], [2], [3]]
     """
     budget = integer("batch_tokens", batch_tokens, 1)
-    lengths = np.asarray(dataset.lengths, dtype=np.int64)
-    if shuffle:
-        order = shuffled(lengths.size, seed=seed, epoch=epoch)
-    else:
-        integer("seed", seed, 0)
-        integer("epoch", epoch, 0)
-        order = np.arange(lengths.size, dtype=np.int64)
-    ends = np.cumsum(lengths[order])
-    stop = order.size
-    if drop_last and stop:
-        stop = _start_of_unfinished(ends, budget, int(lengths[lengths > 0].min(initial=budget + 1)))
-        if stop == 0:
+    integer("seed", seed, 0)
+    integer("epoch", epoch, 0)
+    sized = _deal(dataset, budget, seed, epoch, shuffle)
+    if drop_last:
+        sized = _without_unfinished(sized, budget, _shortest(dataset, budget))
+        first = next(sized, None)
+        if first is None and len(dataset):
             raise OptionError(
                 f"drop_last: expected at least one full batch of {budget} tokens, "
-                f"got {int(ends[-1])} tokens in all; lower batch_tokens or keep the last batch"
+                f"got {dataset.n_tokens} tokens in all; lower batch_tokens or keep the last batch"
             )
-    return _deal(order, ends, budget, stop)
+        sized = itertools.chain([] if first is None else [first], sized)
+    return (ids for ids, _ in sized)
 
 
-def _deal(order: np.ndarray, ends: np.ndarray, budget: int, stop: int) -> Iterator[np.ndarray]:
-    start = 0
-    while start < stop:
+def sized_batches(
+    dataset: Any, batch_tokens: int, *, seed: int = 0, epoch: int = 0
+) -> Iterator[tuple[np.ndarray, int]]:
+    """The same, each batch with the number of its tokens.
+
+    Examples
+    --------
+    >>> from fastnll.data import SequenceDataset
+    >>> ds = SequenceDataset.from_sequences([[1, 2], [3], [4, 5, 6, 7, 8], [9]])
+    >>> sum(n for _, n in sized_batches(ds, 3))
+    9
+    """
+    return _deal(dataset, integer("batch_tokens", batch_tokens, 1), seed, epoch, shuffle=True)
+
+
+def _deal(dataset: Any, budget: int, seed: int, epoch: int, shuffle: bool) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield batches, holding the ids of one part of the order and their lengths, whatever the size of the dataset."""
+    count = len(dataset)
+    order = Order(count, seed=seed, epoch=epoch) if shuffle else None
+    ids, ends = np.empty(0, np.int64), np.empty(0, np.int64)
+    start = taken = 0
+    while True:
         end = _end_of_batch(ends, start, budget)
-        yield np.sort(order[start:end])
-        start = end
+        if end < ids.size or taken == count:
+            if start == end:
+                return
+            before = int(ends[start - 1]) if start else 0
+            yield np.sort(ids[start:end]), int(ends[end - 1]) - before
+            start = end
+            continue
+        # Only what comes behind a batch says that it is finished: the rest of this part goes before the next one.
+        stop = min(count, taken + max(_PART, ids.size - start))
+        more = np.arange(taken, stop, dtype=np.int64) if order is None else order.part(taken, stop)
+        rest = np.diff(ends[start:], prepend=ends[start - 1] if start else 0)
+        ids = np.concatenate([ids[start:], more])
+        ends = np.cumsum(np.concatenate([rest, _lengths_of(dataset, more)]))
+        start, taken = 0, stop
+
+
+def _lengths_of(dataset: Any, ids: np.ndarray) -> np.ndarray:
+    known = hasattr(dataset, "lengths_of")
+    lengths: np.ndarray = dataset.lengths_of(ids) if known else np.asarray(dataset.lengths, dtype=np.int64)[ids]
+    return lengths
+
+
+def _shortest(dataset: Any, budget: int) -> int:
+    """Tokens of the shortest sequence that has any; more than the budget where none has."""
+    shortest = budget + 1
+    for low, high in chunks(0, len(dataset)):
+        lengths = _lengths_of(dataset, np.arange(low, high, dtype=np.int64))
+        shortest = int(lengths[lengths > 0].min(initial=shortest))
+    return shortest
 
 
 def _end_of_batch(ends: np.ndarray, start: int, budget: int) -> int:
@@ -104,10 +150,14 @@ def _end_of_batch(ends: np.ndarray, start: int, budget: int) -> int:
     return int(np.searchsorted(ends, ends[first], side="right"))
 
 
-def _start_of_unfinished(ends: np.ndarray, budget: int, shortest: int) -> int:
-    """Where the final batch begins if the shortest sequence would still fit in it, else one past its end."""
-    start, end = 0, 0
-    while end < ends.size:
-        start, end = end, _end_of_batch(ends, end, budget)
-    before = int(ends[start - 1]) if start else 0
-    return start if int(ends[-1]) - before + shortest <= budget else ends.size
+def _without_unfinished(
+    sized: Iterator[tuple[np.ndarray, int]], budget: int, shortest: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """All batches but the last, and the last one if not even the shortest sequence would still have fitted."""
+    held: tuple[np.ndarray, int] | None = None
+    for batch in sized:
+        if held is not None:
+            yield held
+        held = batch
+    if held is not None and held[1] + shortest > budget:
+        yield held

@@ -7,7 +7,7 @@ megabytes, and never in a wider dtype than the one it is stored in.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -110,8 +110,13 @@ def _as_array(values: Any, name: str) -> np.ndarray:
         raise DTypeError(f"{name}: expected integers of at most 64 bits, got a larger one") from None
 
 
-def offsets_array(offsets: Any, n_available: int) -> np.ndarray:
-    """`offsets` as a contiguous int64 array of B + 1 entries that rise within ``[0, n_available]``."""
+def offsets_array(
+    offsets: Any, n_available: int, note_read: Callable[[int], None] = lambda n_bytes: None
+) -> np.ndarray:
+    """`offsets` as a contiguous int64 array of B + 1 entries that rise within ``[0, n_available]``.
+
+    `note_read` is told how many bytes have been looked at, part by part.
+    """
     array = _as_array(offsets, "offsets")
     if array.ndim != 1 or array.size == 0:
         raise ShapeError(
@@ -125,7 +130,7 @@ def offsets_array(offsets: Any, n_available: int) -> np.ndarray:
     array = np.ascontiguousarray(array, dtype=np.int64)
     if array[0] < 0:
         raise DataError(f"offsets: expected a first entry of at least 0, got {int(array[0])}")
-    _check_rising(array)
+    _check_rising(array, note_read)
     if array[-1] > n_available:
         bad = int(np.searchsorted(array, n_available, side="right"))
         raise DataError(
@@ -136,13 +141,14 @@ def offsets_array(offsets: Any, n_available: int) -> np.ndarray:
     return array
 
 
-def _check_rising(array: np.ndarray) -> None:
+def _check_rising(array: np.ndarray, note_read: Callable[[int], None]) -> None:
     first, count = -1, 0
     for low, high in chunks(0, array.size - 1):
         falls = np.flatnonzero(array[low + 1 : high + 1] < array[low:high])
         if falls.size and first < 0:
             first = low + int(falls[0])
         count += falls.size
+        note_read((high - low) * array.itemsize)
     if count:
         raise DataError(
             f"offsets: expected entries that never fall, got {int(array[first])} then "

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fastnll.data import scans
 from fastnll.data.formats.native import MAGIC, check_sums
 from fastnll.data.sequences import SequenceDataset
-from fastnll.data.statistics import bigram_entropy, n_pairs, unigram_counts, unigram_entropy
+from fastnll.data.statistics import bigram_entropy, counts_entropy, n_pairs, unigram_counts
 
 __all__ = ["inspect", "validate"]
 
@@ -54,8 +55,10 @@ def inspect(dataset: SequenceDataset, *, bigrams: bool = True) -> dict[str, Any]
     dict
         source, tokenizer; n_sequences, n_tokens, vocab_size, n_used (ids that occur), n_pairs, n_bytes; dtype;
         lengths (min, median, mean, p99, max, n_empty); length_histogram, a list of (from, to, count) with bounds that
-        double and are both included; most_common, the ten most frequent ids as (id, count, text);
-        unigram_entropy and bigram_entropy in nats (None where there is nothing to take one of); sha256.
+        double and are both included; first_bad_token, None or a dict of value, sequence, position, entry (in all
+        tokens) and n_bad (how many there are); most_common, the ten most frequent ids as (id, count, text);
+        unigram_entropy and bigram_entropy in nats (None where there is nothing to take one of); sha256. What counts ids
+        is None beside a bad one.
 
     Examples
     --------
@@ -63,24 +66,27 @@ def inspect(dataset: SequenceDataset, *, bigrams: bool = True) -> dict[str, Any]
     >>> report["n_sequences"], report["lengths"]["max"], report["length_histogram"]
     (2, 4, [(1, 1, 1), (2, 3, 0), (4, 7, 1)])
     """
-    counts = unigram_counts(dataset) if dataset.n_tokens else np.empty(0, np.int64)
+    bad = scans.first_bad(dataset, dataset.vocab_limit)
+    countable = bad is None and dataset.n_tokens > 0
+    counts = unigram_counts(dataset) if countable else np.empty(0, np.int64)
     pairs = n_pairs(dataset)
     return {
         "source": dataset.source,
         "tokenizer": None if dataset.tokenizer is None else repr(dataset.tokenizer),
         "n_sequences": dataset.n_sequences,
         "n_tokens": dataset.n_tokens,
-        "vocab_size": dataset.vocab_size if dataset.n_tokens else None,
-        "n_used": int(np.count_nonzero(counts)),
+        "vocab_size": dataset.vocab_size if countable or dataset.vocab_known else None,
+        "n_used": int(np.count_nonzero(counts)) if bad is None else None,
         "n_pairs": pairs,
-        "n_bytes": dataset.n_bytes,
+        "n_bytes": dataset.n_bytes if bad is None else None,
         "dtype": dataset.tokens.dtype.name,
         "lengths": _lengths(dataset.lengths),
         "length_histogram": _histogram(dataset.lengths),
+        "first_bad_token": None if bad is None else bad._asdict(),
         "most_common": _most_common(dataset, counts),
-        "unigram_entropy": unigram_entropy(dataset) if dataset.n_tokens else None,
-        "bigram_entropy": bigram_entropy(dataset) if pairs and bigrams else None,
-        "sha256": dataset.sha256(),
+        "unigram_entropy": counts_entropy(counts) if countable else None,
+        "bigram_entropy": bigram_entropy(dataset) if countable and pairs and bigrams else None,
+        "sha256": dataset.sha256() if bad is None else None,
     }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastnll.data.checks import integer, sequence_ids
 from fastnll.data.packing import gather
+from fastnll.data.running import RunningTotal
 from fastnll.errors import OptionError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ __all__ = ["Pieces"]
 class Pieces:
     """Every sequence of a dataset cut into pieces of at most `max_tokens`; nothing is copied until `take`.
 
+    Where a piece lies is computed when it is asked for (`bounds`): sixteen million pieces take no memory until
+    `starts`, `stops`, `n_context`, `sequence` or `lengths` are wanted of all of them.
+
     Parameters
     ----------
     dataset : SequenceDataset
@@ -30,15 +35,6 @@ class Pieces:
     context : int, default 1
         Tokens before the cut that a piece repeats, because its first prediction needs them: 0 for a model
         without context, 1 for a bigram, k for a model that looks k tokens back.
-
-    Attributes
-    ----------
-    starts, stops : ndarray of int64, shape (P,)
-        Piece p is ``dataset.tokens[starts[p]:stops[p]]``.
-    n_context : ndarray of int64, shape (P,)
-        How many of its leading tokens belong to the piece before (0 for the first of a sequence).
-    sequence : ndarray of int64, shape (P,)
-        Which sequence a piece is cut from.
 
     Raises
     ------
@@ -74,19 +70,66 @@ class Pieces:
                 f"max_tokens: expected more than the context of {self.context} tokens, got {self.max_tokens}"
             )
         # The first piece is all new tokens; each later one repeats `context` and adds `step`.
-        step = self.max_tokens - self.context
-        lengths = dataset.lengths
-        counts = 1 + np.maximum(lengths - self.max_tokens + step - 1, 0) // step
-        self.sequence = np.repeat(np.arange(lengths.size, dtype=np.int64), counts)
-        rank = np.arange(self.sequence.size, dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.starts: np.ndarray = dataset.offsets[self.sequence] + rank * step
-        self.stops: np.ndarray = np.minimum(self.starts + self.max_tokens, dataset.offsets[self.sequence + 1])
-        self.n_context = np.where(rank > 0, self.context, 0)
+        self._step = self.max_tokens - self.context
+        self._before = RunningTotal(len(dataset), self._counts)
+
+    def _counts(self, low: int, high: int) -> np.ndarray:
+        """Pieces of the sequences ``low`` to ``high``."""
+        lengths = np.diff(self.dataset.offsets[low : high + 1])
+        self.dataset.note_read(8 * lengths.size)
+        counts: np.ndarray = 1 + np.maximum(lengths - self.max_tokens + self._step - 1, 0) // self._step
+        return counts
+
+    def bounds(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where some pieces start and stop in ``dataset.tokens``, and how many tokens each repeats.
+
+        Parameters
+        ----------
+        ids : ndarray of int64, shape (K,)
+            Each in ``[0, P)``.
+        """
+        sequence, before = self._before.locate(ids)
+        rank = ids - before
+        starts = self.dataset.offsets[sequence] + rank * self._step
+        stops = np.minimum(starts + self.max_tokens, self.dataset.offsets[sequence + 1])
+        # A page fault maps the pages around it too: 64 KiB on Linux.
+        self.dataset.note_read(min(self.dataset.offsets.nbytes, ids.size << 16))
+        return starts, stops, np.where(rank > 0, self.context, 0)
+
+    def lengths_of(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens of some pieces, their context included, int64."""
+        starts, stops, _ = self.bounds(ids)
+        lengths: np.ndarray = stops - starts
+        return lengths
+
+    @cached_property
+    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.bounds(np.arange(self.n_sequences, dtype=np.int64))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each piece starts in ``dataset.tokens``, int64, shape (P,)."""
+        return self._all[0]
+
+    @property
+    def stops(self) -> np.ndarray:
+        """Where each piece stops in ``dataset.tokens``, int64, shape (P,)."""
+        return self._all[1]
+
+    @property
+    def n_context(self) -> np.ndarray:
+        """How many leading tokens of each piece belong to the piece before, int64, shape (P,); 0 for a first one."""
+        return self._all[2]
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """Which sequence each piece is cut from, int64, shape (P,)."""
+        return self._before.locate(np.arange(self.n_sequences, dtype=np.int64))[0]
 
     @property
     def n_sequences(self) -> int:
         """P, the number of pieces."""
-        return int(self.starts.size)
+        return self._before.total
 
     @property
     def lengths(self) -> np.ndarray:
@@ -121,18 +164,20 @@ class Pieces:
         """Piece `index`, its context included, as a view."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index: expected a piece id below {len(self)}, got {index}")
-        piece: np.ndarray = self.dataset.tokens[self.starts[index] : self.stops[index]]
+        starts, stops, _ = self.bounds(np.array([index % len(self)]))
+        piece: np.ndarray = self.dataset.tokens[starts[0] : stops[0]]
         return piece
 
     def take(self, ids: Sequence[int] | np.ndarray) -> SequenceDataset:
         """Those pieces, in that order, as a packed copy whose ``n_context`` says what they repeat."""
         which = sequence_ids(ids, self.n_sequences)
+        starts, stops, n_context = self.bounds(which)
         offsets = np.zeros(which.size + 1, np.int64)
-        np.cumsum(self.stops[which] - self.starts[which], out=offsets[1:])
-        tokens = gather(self.dataset.tokens, self.starts[which], offsets)
+        np.cumsum(stops - starts, out=offsets[1:])
+        tokens = gather(self.dataset.tokens, starts, offsets)
         self.dataset.note_read(tokens.nbytes + which.size * (1 << 16))
         part = self.dataset._like(tokens, offsets)
-        part.n_context = self.n_context[which]
+        part.n_context = n_context
         return part
 
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnll.data.checks import chunks, offsets_array, token_array
 from fastnll.data.mapping import MappedFile
+from fastnll.data.watching import report
 
 __all__ = ["Ragged", "read_only"]
 
@@ -26,8 +27,9 @@ class Ragged:
 
     def __init__(self, tokens: Any, offsets: Any, mapping: MappedFile | None) -> None:
         array = token_array(tokens)
-        bounds = np.array([0, array.size], np.int64) if offsets is None else offsets_array(offsets, array.size)
-        self.tokens, self.offsets, self.mapping = read_only(array), read_only(bounds), mapping
+        self.mapping = mapping
+        bounds = np.array([0, array.size]) if offsets is None else offsets_array(offsets, array.size, self.note_read)
+        self.tokens, self.offsets = read_only(array), read_only(bounds)
 
     @property
     def n_sequences(self) -> int:
@@ -43,6 +45,16 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         """Tokens of each sequence, int64, shape (B,)."""
         return np.diff(self.offsets)
+
+    def lengths_of(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens of some sequences, int64, without looking at the others."""
+        lengths = np.empty(ids.size, np.int64)
+        for low, high in chunks(0, ids.size, 1 << 12):
+            which = ids[low:high]
+            np.subtract(self.offsets[which + 1], self.offsets[which], out=lengths[low:high])
+            # A page fault maps the pages around it too: 64 KiB on Linux.
+            self.note_read(min(self.offsets.nbytes, which.size << 16))
+        return lengths
 
     @property
     def span(self) -> tuple[int, int]:
@@ -71,6 +83,7 @@ class Ragged:
             part = self.tokens[start : stop + overlap]
             yield start, part
             self.note_read(part.nbytes)
+            report(stop + overlap - low, high - low)
 
     def note_read(self, n_bytes: int) -> None:
         """Say that about this many bytes of `tokens` have been read: keeps a memory-mapped file out of memory.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastnll.errors import DataError
 if TYPE_CHECKING:
     from fastnll.data.sequences import SequenceDataset
 
-__all__ = ["check_tokens", "count_bytes", "fingerprint", "largest_token"]
+__all__ = ["BadToken", "check_tokens", "count_bytes", "fingerprint", "first_bad", "largest_token"]
 
 
 def largest_token(dataset: SequenceDataset) -> int:
@@ -26,24 +26,52 @@ def count_bytes(dataset: SequenceDataset, widths: np.ndarray) -> int:
     return sum(int(widths[part].sum(dtype=np.int64)) for _, part in dataset.scan())
 
 
-def check_tokens(dataset: SequenceDataset, limit: int) -> None:
-    """Raise :class:`DataError` for the first id outside ``[0, limit)``, with how many there are."""
-    position, value, count = -1, 0, 0
+class BadToken(NamedTuple):
+    """The first id outside the vocabulary.
+
+    Attributes
+    ----------
+    value : int
+    sequence, position : int
+        Which sequence, and where in it.
+    entry : int
+        Where in the array of all tokens.
+    n_bad : int
+        How many ids are outside.
+    """
+
+    value: int
+    sequence: int
+    position: int
+    entry: int
+    n_bad: int
+
+
+def first_bad(dataset: SequenceDataset, limit: int) -> BadToken | None:
+    """The first id outside ``[0, limit)``, or None where all are inside."""
+    entry, value, count = -1, 0, 0
     for low, part in dataset.scan():
         bad = first_bad_token(part, 0, part.size, limit)
         if bad is None:
             continue
-        if position < 0:
-            position, value = low + bad[0], bad[1]
+        if entry < 0:
+            entry, value = low + bad[0], bad[1]
         count += bad[2]
-    if position < 0:
+    if entry < 0:
+        return None
+    sequence = int(np.searchsorted(dataset.offsets, entry, side="right")) - 1
+    return BadToken(value, sequence, entry - int(dataset.offsets[sequence]), entry, count)
+
+
+def check_tokens(dataset: SequenceDataset, limit: int) -> None:
+    """Raise :class:`DataError` for the first id outside ``[0, limit)``, with how many there are."""
+    bad = first_bad(dataset, limit)
+    if bad is None:
         return
-    sequence = int(np.searchsorted(dataset.offsets, position, side="right")) - 1
-    where = f"sequence {sequence}, position {position - int(dataset.offsets[sequence])}"
-    advice = "ids count from 0" if value < 0 else f"pass vocab_size={value + 1} or more if the id is right"
+    advice = "ids count from 0" if bad.value < 0 else f"pass vocab_size={bad.value + 1} or more if the id is right"
     raise DataError(
-        f"tokens: expected ids in [0, {limit}), got {value} at {where} (entry {position} of tokens); "
-        f"{count} of {dataset.n_tokens} are outside; {advice}"
+        f"tokens: expected ids in [0, {limit}), got {bad.value} at sequence {bad.sequence}, position {bad.position} "
+        f"(entry {bad.entry} of tokens); {bad.n_bad} of {dataset.n_tokens} are outside; {advice}"
     )
 
 

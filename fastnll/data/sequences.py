@@ -189,6 +189,17 @@ class SequenceDataset(Ragged):
         return self._vocab_size
 
     @property
+    def vocab_known(self) -> bool:
+        """Whether `vocab_size` was given or scanned for, so that asking for it costs nothing."""
+        return self._vocab_size is not None
+
+    @property
+    def vocab_limit(self) -> int:
+        """What every id has to be below: V where it is known, else one above what the dtype can hold."""
+        known = self._vocab_size
+        return int(np.iinfo(self.tokens.dtype).max) + 1 if known is None else known
+
+    @property
     def n_bytes(self) -> int | None:
         """Bytes of the source text, or None where neither the reader nor the tokenizer can tell."""
         if self._n_bytes is None and self.tokenizer is not None:
@@ -262,8 +273,7 @@ class SequenceDataset(Ragged):
 
     def check_tokens(self) -> None:
         """Raise :class:`DataError` for the first id outside ``[0, vocab_size)``, with how many there are."""
-        known = self._vocab_size
-        scans.check_tokens(self, np.iinfo(self.tokens.dtype).max + 1 if known is None else known)
+        scans.check_tokens(self, self.vocab_limit)
 
     def sha256(self) -> str:
         """A fingerprint of the sequences and the vocabulary size, whatever the dtype and the first offset.

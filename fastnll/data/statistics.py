@@ -61,9 +61,13 @@ def unigram_entropy(dataset: SequenceDataset) -> float:
     """
     if not dataset.n_tokens:
         raise DataError("dataset: expected at least one token to take an entropy of, got none")
-    counts = unigram_counts(dataset)
+    return counts_entropy(unigram_counts(dataset))
+
+
+def counts_entropy(counts: np.ndarray) -> float:
+    """Entropy of the relative frequencies of some counts, of which one is above 0, in nats."""
     counts = counts[counts > 0]
-    return _entropy(counts, np.full(counts.size, dataset.n_tokens))
+    return _entropy(counts, np.full(counts.size, counts.sum()))
 
 
 def n_pairs(dataset: SequenceDataset) -> int:

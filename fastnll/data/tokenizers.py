@@ -224,15 +224,15 @@ def tokenizer_from_dict(description: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def make_tokenizer(kind: Tokenizer | str | None, texts: Sequence[str]) -> Tokenizer:
+def make_tokenizer(kind: Tokenizer | str | None, texts: Iterable[str]) -> Tokenizer:
     """A tokenizer by its name, trained on texts where it has to be.
 
     Parameters
     ----------
     kind : Tokenizer, "bytes", "chars", "bpe" or "bpe:V"
         A tokenizer is returned as it is; None is "bytes"; V is the vocabulary size of a byte-pair encoding, 8192.
-    texts : sequence of str
-        What to train on.
+    texts : iterable of str
+        What to train on; read once. An empty list is no text.
 
     Raises
     ------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnll.kernels.blocked import linear_grads, linear_logits
 from fastnll.kernels.spec import (
     ROW_BLOCK,
     CrossEntropyTask,
@@ -22,7 +23,17 @@ from fastnll.kernels.spec import (
     as_float64,
 )
 
-__all__ = ["cross_entropy", "gather", "logsumexp", "scan_targets", "sgd_update", "softmax", "softmax_vjp"]
+__all__ = [
+    "cross_entropy",
+    "gather",
+    "linear_grads",
+    "linear_logits",
+    "logsumexp",
+    "scan_targets",
+    "sgd_update",
+    "softmax",
+    "softmax_vjp",
+]
 
 F64 = npt.NDArray[np.float64]
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from fastnll import config
+from fastnll import config, events
 from fastnll.errors import BackendError
+from fastnll.kernels.observed import observed
 
 __all__ = ["available_backends", "available_isas", "backend", "backend_name", "isa_name", "short_cut"]
 
@@ -106,7 +107,11 @@ def backend() -> ModuleType:
     ...     backend().__name__
     'fastnll.kernels.reference'
     """
-    return _load(backend_name())
+    module = _load(backend_name())
+    if events.active is not None:
+        recording: ModuleType = observed(module)
+        return recording
+    return module
 
 
 def short_cut(name: str) -> Callable[..., Any] | None:
@@ -147,3 +152,18 @@ def _checked_isa(pinned: str | None) -> str:
     if pinned not in isas:
         raise BackendError(f"isa: expected one this machine can run ({', '.join(isas)}), got {pinned!r}")
     return pinned
+
+
+def _default_isa() -> str | None:
+    return _checked_isa(config._env_name("FASTNLL_ISA", config.ISAS)) if _missing("native") is None else None
+
+
+# What a profile says about this installation.
+events.facts.update(
+    backend=backend_name,
+    backends=available_backends,
+    isa=_default_isa,
+    isas=available_isas,
+    threads=config.resolve_threads,
+    cores=config.available_cores,
+)

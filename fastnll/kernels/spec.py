@@ -25,6 +25,8 @@ __all__ = [
     "ROW_BLOCK",
     "CrossEntropyTask",
     "GatherTask",
+    "LinearLossTask",
+    "LinearTask",
     "OpSpec",
     "SgdTask",
     "SoftmaxTask",
@@ -211,6 +213,99 @@ class SgdTask:
     threads: int = 1
 
 
+@dataclass(slots=True, eq=False)
+class LinearTask:
+    """The products of a linear head for some rows: ``linear_logits`` before the loss, ``linear_grads`` after it.
+
+    C rows of N, every one of them live; V classes, D features. Sums over k are held in the compute dtype and
+    are cut by size alone, so that results do not depend on `threads`.
+
+    Attributes
+    ----------
+    hidden : (N, D) array
+        Any strides between rows; elements of a row side by side, as in `weight`.
+    weight : (V, D) array
+        Of hidden's dtype.
+    rows : (C,) int64 array
+        The rows to work on.
+    logits : (C, V) array
+        Of the compute dtype. ``linear_logits`` writes ``hidden[rows] @ weight.T + bias``; ``linear_grads`` reads the
+        gradient of those logits, G.
+    bias : (V,) array, optional
+        Of the compute dtype.
+    grad_hidden : (N, D) array, optional
+        ``grad_hidden[rows]`` receives ``G @ weight``, in hidden's or the compute dtype.
+    grad_weight : (V, D) array, optional
+        Of the compute dtype, contiguous; receives ``G.T @ hidden[rows]``.
+    grad_bias : (V,) float64 array, optional
+        The column sums of G are added to it.
+    add_hidden, add_weight : bool
+        Add to what is there, in place of overwriting it.
+    workspace : uint8 array, optional
+        Memory that the native products may use; they make it where None.
+    threshold : float, optional
+        Elements of G of at most this size may be left out of ``grad_hidden`` and ``grad_weight`` by a backend that has
+        ``linear_slices``. The bias' gradient is always whole.
+    mass, sums : (slices, C) float64 arrays, optional
+        Beside `threshold`: receive the sum of the absolute values left out, and that of the values themselves, of each
+        row in each slice of the vocabulary.
+    squares, kept : (slices,) float64 arrays, optional
+        Likewise the sum of their squares, and how many elements were multiplied.
+    threads : int
+    """
+
+    hidden: Array
+    weight: Array
+    rows: Array
+    logits: Array
+    bias: Array | None = None
+    grad_hidden: Array | None = None
+    grad_weight: Array | None = None
+    grad_bias: Array | None = None
+    add_hidden: bool = False
+    add_weight: bool = False
+    workspace: Array | None = None
+    threshold: float | None = None
+    mass: Array | None = None
+    sums: Array | None = None
+    squares: Array | None = None
+    kept: Array | None = None
+    threads: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class LinearLossTask:
+    """The losses of some rows of a linear head, from logits that no array holds; a backend need not have it.
+
+    For class ids, without options that transform a logit or look at the whole row. ``linear_losses`` writes `loss`
+    for every row, and to `careful` which ones it could not finish: those without a finite largest logit, or whose
+    target is no class. They need their logits.
+
+    Attributes
+    ----------
+    hidden, weight, bias, rows, threads
+        As in `LinearTask`.
+    targets : (C,) int64 array
+    factors : (C,) float64 array, optional
+        Of each row's loss.
+    loss, target_logits : (C,) float64 arrays
+    careful : (C,) bool array
+    workspace : uint8 array
+    """
+
+    hidden: Array
+    weight: Array
+    rows: Array
+    targets: Array
+    factors: Array | None
+    loss: Array
+    target_logits: Array
+    careful: Array
+    workspace: Array
+    bias: Array | None = None
+    threads: int = 1
+
+
 class TargetScan(NamedTuple):
     """What one pass over integer targets found; positions count rows in C order."""
 
@@ -261,6 +356,11 @@ def _cross_entropy_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
     return _softmax_bytes(n, v, itemsize, mode) + n * 8
 
 
+def _linear_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
+    # Of the logits alone: the products read and write a chunk of them from and to caches; arithmetic bounds them.
+    return n * v * itemsize
+
+
 def _gather_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
     # A gather from log-probabilities touches one cache line a row, not the row.
     return n * (64 + 8 + 8) if mode == "normalised" else n * (v * itemsize + 8 + 8)
@@ -299,6 +399,16 @@ OPS: dict[str, OpSpec] = {
             2,
             lambda n, v, itemsize, mode: n * itemsize * (5 if mode == "momentum" else 3),
         ),
+        OpSpec(
+            "linear_logits",
+            ("linear_cross_entropy", "linear_cross_entropy_value_and_grad"),
+            LinearTask,
+            "none",
+            _ALL,
+            4,
+            _linear_bytes,
+        ),
+        OpSpec("linear_grads", (), LinearTask, "none", _ALL, 4, _linear_bytes),
         OpSpec("scan_targets", (), None, "none", (), 0, lambda n, v, itemsize, mode: n * itemsize),
     )
 }

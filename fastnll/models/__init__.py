@@ -1,9 +1,10 @@
 """Models with hand-written vector-Jacobian products."""
 
-from fastnll.models.base import Examples, HeadModel, Model
+from fastnll.models.base import Examples, Model
 from fastnll.models.bigram import Bigram, bigram_optimum
 from fastnll.models.categorical import Categorical
 from fastnll.models.counts import PairCounts
+from fastnll.models.heads import HeadModel
 from fastnll.models.ngram import NGram
 from fastnll.models.registry import MODELS, make
 from fastnll.models.softmax_regression import SoftmaxRegression

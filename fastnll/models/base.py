@@ -19,9 +19,10 @@ from fastnll.data.checks import integer
 from fastnll.data.sequences import SequenceDataset
 from fastnll.dtypes import FLOATS
 from fastnll.errors import DTypeError, OptionError, ShapeError
+from fastnll.models.curvature import Curvature
 from fastnll.models.spans import Data, Spans
 
-__all__ = ["Examples", "Grads", "HeadModel", "HiddenVjp", "Model", "Params", "Vjp", "compute_dtype"]
+__all__ = ["Examples", "Grads", "HiddenVjp", "Model", "Params", "Pull", "Vjp", "compute_dtype"]
 
 Array = npt.NDArray[Any]
 Params = Mapping[str, Array]
@@ -29,6 +30,8 @@ Grads = dict[str, Array]
 # vjp(grad_logits, into=None): adds to the arrays of `into` where given, else returns fresh ones.
 Vjp = Callable[..., Grads]
 HiddenVjp = Callable[[Array, Grads], None]
+# pull(grad, grad_tangent, into): adds the tangent of what the vector-Jacobian product gives.
+Pull = Callable[[Array, Array, Grads], None]
 
 
 @functools.cache
@@ -142,6 +145,57 @@ class Model(ABC):
             added to the arrays in `into` where given.
         """
 
+    def logits_and_tangent(
+        self, params: Params, tangent: Params, inputs: Array, *, out: Array | None = None
+    ) -> tuple[Array, Array, Pull]:
+        """Return the logits, their derivative in a direction, and the derivative of what pulls gradients back.
+
+        Forward over reverse: with z(params) the logits and g, h the gradient of the loss by z and its derivative in
+        the direction, the derivative of the parameters' gradient is what `pull` adds up: the product of the Hessian
+        and the direction (B. A. Pearlmutter, "Fast exact multiplication by the Hessian", 1994).
+
+        Parameters
+        ----------
+        params, tangent : dict of ndarray
+            Where, and the direction.
+        inputs : ndarray, shape (N, ...)
+        out : ndarray, shape (N, V), optional
+            Where the logits go, if it has their dtype.
+
+        Returns
+        -------
+        logits, logits_tangent : ndarray, shape (N, V)
+        pull : callable
+            ``pull(grad, grad_tangent, into)`` adds to the arrays of `into`, and may overwrite the two it is given.
+
+        Raises
+        ------
+        OptionError
+            A model without second derivatives.
+        """
+        raise OptionError(f"model: expected one with second derivatives (logits_and_tangent), got {self.name!r}")
+
+    def add_diagonal(self, params: Params, inputs: Array, grad: Array, curvature: Curvature, into: Grads) -> None:
+        """Add the diagonal of the Hessian of the loss of some rows.
+
+        Parameters
+        ----------
+        params : dict of ndarray
+        inputs : ndarray, shape (N, ...)
+        grad : ndarray, shape (N, V)
+            Gradient of the loss by the logits.
+        curvature : Curvature
+            Its second derivative.
+        into : dict of ndarray
+            Added to.
+
+        Raises
+        ------
+        OptionError
+            A model without second derivatives.
+        """
+        raise OptionError(f"model: expected one with second derivatives (add_diagonal), got {self.name!r}")
+
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """Return what `from_config` makes the same model from: plain JSON values, the name among them."""
@@ -191,8 +245,8 @@ class Model(ABC):
         """Return zeros to add gradients to: the parameters' shapes, float32 where these have 16 bits."""
         return {name: np.zeros(shape, compute_dtype(params[name].dtype)) for name, shape in self.shapes().items()}
 
-    def check_params(self, params: Params) -> Grads:
-        """Return the parameters as arrays in the model's order.
+    def check_params(self, params: Params, name: str = "params") -> Grads:
+        """Return the parameters as arrays in the model's order; `name` is what an error calls them.
 
         Raises
         ------
@@ -205,24 +259,24 @@ class Model(ABC):
         """
         shapes = self.shapes()
         if not isinstance(params, Mapping):
-            raise OptionError(f"params: expected a dict with {_names(shapes)}, got {type(params).__name__}")
+            raise OptionError(f"{name}: expected a dict with {_names(shapes)}, got {type(params).__name__}")
         if params.keys() != shapes.keys():
             unknown, missing = (_names(a.keys() - b.keys()) for a, b in ((params, shapes), (shapes, params)))
             parts = [f"unknown {unknown}" if unknown else "", f"missing {missing}" if missing else ""]
             raise OptionError(
-                f"params: expected exactly {_names(shapes)} for model {self.name!r}, "
+                f"{name}: expected exactly {_names(shapes)} for model {self.name!r}, "
                 f"got {_names(params) or 'none'} ({', '.join(filter(None, parts))})"
             )
-        arrays = {name: np.asarray(params[name]) for name in shapes}
-        for name, array in arrays.items():
-            if array.shape != shapes[name]:
+        arrays = {key: np.asarray(params[key]) for key in shapes}
+        for key, array in arrays.items():
+            if array.shape != shapes[key]:
                 raise ShapeError(
-                    f"params[{name!r}]: expected shape {shapes[name]} for model {self.name!r}, got {array.shape}"
+                    f"{name}[{key!r}]: expected shape {shapes[key]} for model {self.name!r}, got {array.shape}"
                 )
-            self.check_dtype(f"params[{name!r}]", array.dtype)
+            self.check_dtype(f"{name}[{key!r}]", array.dtype)
         if len({array.dtype for array in arrays.values()}) > 1:
-            found = ", ".join(f"{name} {array.dtype}" for name, array in arrays.items())
-            raise DTypeError(f"params: expected one float dtype for all, got {found}")
+            found = ", ".join(f"{key} {array.dtype}" for key, array in arrays.items())
+            raise DTypeError(f"{name}: expected one float dtype for all, got {found}")
         return arrays
 
     def check_dtype(self, name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -235,45 +289,6 @@ class Model(ABC):
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.config().items() if key != "name")
         return f"{type(self).__name__}({options})"
-
-
-class HeadModel(Model):
-    """A model whose last step is linear: logits = hidden @ weight.T + bias.
-
-    What comes before is `hidden_and_vjp`. `head` names the two parameters, so that the loss may be taken through
-    the head without ever holding the logits.
-    """
-
-    head: ClassVar[tuple[str, str]] = ("weight", "bias")
-    dtypes: ClassVar[tuple[str, ...]] = ("float64", "float32")  # what BLAS multiplies
-
-    @abstractmethod
-    def hidden_and_vjp(self, params: Params, inputs: Array) -> tuple[Array, HiddenVjp | None]:
-        """Return the last hidden layer, (N, H), and the function that pulls its gradient back.
-
-        The function adds to the arrays it is given; None where nothing but the head has parameters.
-        """
-
-    def logits_and_vjp(self, params: Params, inputs: Array, *, out: Array | None = None) -> tuple[Array, Vjp]:
-        """Return the logits and their vector-Jacobian product, derived from `hidden_and_vjp`.
-
-        With G the gradient of the logits: d weight = G.T @ hidden, d bias = column sums of G,
-        d hidden = G @ weight.
-        """
-        weight, bias = (params[name] for name in self.head)
-        hidden, hidden_vjp = self.hidden_and_vjp(params, inputs)
-        logits = np.matmul(hidden, weight.T, out=out if out is not None and out.dtype == weight.dtype else None)
-        logits += bias
-
-        def vjp(grad: Array, into: Grads | None = None) -> Grads:
-            grads = self.zeros(params) if into is None else into
-            grads[self.head[0]] += grad.T @ hidden
-            grads[self.head[1]] += grad.sum(axis=0)
-            if hidden_vjp is not None:
-                hidden_vjp(grad @ weight, grads)
-            return grads
-
-        return logits, vjp
 
 
 def _names(names: Any) -> str:

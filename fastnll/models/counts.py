@@ -24,6 +24,9 @@ Array = npt.NDArray[Any]
 # Values of pairs are looked up in a dense table of up to this many float64 (32 MiB), above by bisection.
 _DENSE_LOOKUP = 1 << 22
 
+# Keys are counted in a table of all of them up to this many (256 MiB).
+_DENSE_COUNTS = 1 << 26
+
 
 class PairCounts:
     """The distinct (context, target) pairs of some rows, sorted, with how often each occurs.
@@ -108,19 +111,40 @@ def count_keys(parts: Iterable[Array], n_keys: int, n_rows: int) -> tuple[Array,
     Returns
     -------
     keys, counts : ndarray of int64, shape (P,)
+
+    Notes
+    -----
+    A table of all keys has 32-bit entries (64 above 2**32 rows) and at most 256 MiB of them: the pairs of 8192 tokens.
+    More are counted by sorting each part and merging, in memory that grows with the distinct keys alone.
     """
-    if n_keys <= max(1 << 16, 4 * n_rows):
-        table = np.zeros(n_keys, np.int64)
+    if n_keys <= max(1 << 16, min(4 * n_rows, _DENSE_COUNTS)):
+        table: Array = np.zeros(n_keys, np.uint32 if n_rows < 1 << 32 else np.uint64)
+        one = table.dtype.type(1)
         for part in parts:
-            table += np.bincount(part, minlength=n_keys)
+            # Clearing and adding a table for each part pays where the parts are larger.
+            if 4 * n_keys <= part.size:
+                table += np.bincount(part, minlength=n_keys).astype(table.dtype)
+            else:
+                np.add.at(table, part, one)
         keys = np.flatnonzero(table)
-        return keys, table[keys]
-    keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
+        return keys, table[keys].astype(np.int64)
+    runs: list[tuple[Array, Array]] = []
     for part in parts:
         more, times = np.unique(part, return_counts=True)
-        keys, where = np.unique(np.concatenate([keys, more]), return_inverse=True)
-        merged = np.zeros(keys.size, np.int64)
-        merged[where[: counts.size]] = counts
-        merged[where[counts.size :]] += times
-        counts = merged
-    return keys, counts
+        runs.append((more, times.astype(np.int64, copy=False)))
+        # Only runs of like size are merged, so that a key is moved a logarithm of the number of parts times.
+        while len(runs) > 1 and runs[-2][0].size < 2 * runs[-1][0].size:
+            runs[-2:] = [_merged(*runs[-2:])]
+    while len(runs) > 1:
+        runs[-2:] = [_merged(*runs[-2:])]
+    return runs[0] if runs else (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _merged(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Add up two sorted runs of distinct keys."""
+    keys = np.concatenate([one[0], other[0]])
+    # NumPy's stable sort finds the two sorted runs and merges them in one pass.
+    order = np.argsort(keys, kind="stable")
+    keys, counts = keys[order], np.concatenate([one[1], other[1]])[order]
+    heads = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[heads], np.add.reduceat(counts, heads) if heads.size else counts

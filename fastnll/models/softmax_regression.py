@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fastnll.data.checks import integer
 from fastnll.errors import DataError, ShapeError
-from fastnll.models.base import Examples, Grads, HeadModel, HiddenVjp, Params
+from fastnll.models.base import Examples, Grads, HiddenVjp, Params
+from fastnll.models.heads import Each, HeadModel, one_by_one
 from fastnll.models.spans import Data, Spans
 
 __all__ = ["SoftmaxRegression"]
@@ -85,9 +86,12 @@ class SoftmaxRegression(HeadModel):
         positions, depth = spans.rows(0, spans.n_rows)
         return Examples(self.inputs(tokens, positions, depth), tokens.tokens[positions], spans.row_ends)
 
-    def hidden_and_vjp(self, params: Params, inputs: Array) -> tuple[Array, HiddenVjp | None]:
+    def hidden_and_vjp(self, params: Params, inputs: Array, each: Each = one_by_one) -> tuple[Array, HiddenVjp | None]:
         """Return the features themselves, in the dtype of the weights: all parameters are in the head."""
         return inputs.astype(params["weight"].dtype, copy=False), None
+
+    def hidden_and_tangent(self, params: Params, tangent: Params, inputs: Array) -> None:
+        """Return None: the features do not depend on parameters."""
 
     def config(self) -> dict[str, Any]:
         """Return the name, D and V."""

@@ -8,12 +8,14 @@ so no context ever reaches across one.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastnll.data.checks import sequence_ids
+from fastnll.data.running import RunningTotal
 
 __all__ = ["Data", "Spans"]
 
@@ -27,6 +29,64 @@ class Data(Protocol):
     def tokens(self) -> Array:
         """Token ids of all sequences, shape (M,)."""
         ...
+
+
+class _Places(Protocol):
+    """Where the sequences of a dataset are: first token, first token that may be predicted, one past the last."""
+
+    def part(self, low: int, high: int) -> tuple[Array, Array, Array]:
+        """Return the three of the sequences ``low`` to ``high``."""
+        ...
+
+    def of(self, ids: Array) -> tuple[Array, Array, Array]:
+        """Return the three of some sequences."""
+        ...
+
+
+class _Given(NamedTuple):
+    """Three arrays."""
+
+    first: Array
+    start: Array
+    stop: Array
+
+    def part(self, low: int, high: int) -> tuple[Array, Array, Array]:
+        return self.first[low:high], self.start[low:high], self.stop[low:high]
+
+    def of(self, ids: Array) -> tuple[Array, Array, Array]:
+        return self.first[ids], self.start[ids], self.stop[ids]
+
+
+class _Packed(NamedTuple):
+    """One array of offsets, and of what each sequence repeats of another (or None)."""
+
+    offsets: Array
+    n_context: Array | None
+    note_read: Callable[[int], None]
+
+    def part(self, low: int, high: int) -> tuple[Array, Array, Array]:
+        first, stop = self.offsets[low:high], self.offsets[low + 1 : high + 1]
+        self.note_read(8 * first.size)
+        return first, first if self.n_context is None else first + self.n_context[low:high], stop
+
+    def of(self, ids: Array) -> tuple[Array, Array, Array]:
+        first, stop = self.offsets[ids], self.offsets[ids + 1]
+        # A page fault maps the pages around it too: 64 KiB on Linux.
+        self.note_read(min(self.offsets.nbytes, ids.size << 16))
+        return first, first if self.n_context is None else first + self.n_context[ids], stop
+
+
+class _Windows(NamedTuple):
+    """Pieces, which compute where they are."""
+
+    pieces: Any
+
+    def part(self, low: int, high: int) -> tuple[Array, Array, Array]:
+        return self.of(np.arange(low, high, dtype=np.int64))
+
+    def of(self, ids: Array) -> tuple[Array, Array, Array]:
+        starts, stops, n_context = self.pieces.bounds(ids)
+        return starts, starts + n_context, stops
 
 
 class Spans:
@@ -43,8 +103,12 @@ class Spans:
 
     Attributes
     ----------
-    row_ends : ndarray of int64, shape (S + 1,)
-        Sequence s has the rows ``row_ends[s]`` to ``row_ends[s + 1]``.
+    n_rows : int
+        Number of predicted tokens.
+    n_sequences : int
+        S.
+    scattered : bool
+        Whether these are sequences that were picked out, not all of a dataset in order.
 
     Examples
     --------
@@ -59,24 +123,37 @@ class Spans:
     """
 
     def __init__(self, first: Array, start: Array, stop: Array, skip: int) -> None:
-        self._first, self._start, self._stop, self._skip = first, start, stop, skip
-        self.row_ends = np.zeros(first.size + 1, np.int64)
-        lengths = np.maximum(stop - np.maximum(start, first + skip), 0)
-        np.cumsum(lengths, out=self.row_ends[1:])
+        self._setup(_Given(first, start, stop), first.size, skip)
+
+    def _setup(self, places: _Places, n_sequences: int, skip: int) -> None:
+        self._places, self.n_sequences, self._skip = places, n_sequences, skip
+        self._totals = RunningTotal(n_sequences, self._sizes)
+        self.n_rows = self._totals.total
+        self.scattered = False
+
+    def _sizes(self, low: int, high: int) -> Array:
+        """Rows of the sequences ``low`` to ``high``."""
+        first, start, stop = self._places.part(low, high)
+        sizes: Array = np.maximum(stop - np.maximum(start, first + self._skip), 0)
+        return sizes
 
     @classmethod
     def of(cls, dataset: Any, skip: int) -> Spans:
         """Return the rows of a whole dataset (SequenceDataset, Pieces, FeatureDataset).
 
-        Offsets are only viewed, so that 10**7 sequences cost one new array. What a piece repeats of the piece
+        Where sequences are is only looked up, so that 10**8 of them cost a few MB. What a piece repeats of the piece
         before it (``n_context``) is context, and not predicted again.
         """
-        n_context = getattr(dataset, "n_context", None)
-        if hasattr(dataset, "starts"):
-            return cls(dataset.starts, dataset.starts + n_context, dataset.stops, skip)
-        offsets = np.asarray(dataset.offsets, np.int64)
-        first, stop = offsets[:-1], offsets[1:]
-        return cls(first, first if n_context is None else first + n_context, stop, skip)
+        spans = cls.__new__(cls)
+        places: _Places
+        if hasattr(dataset, "bounds"):
+            places = _Windows(dataset)
+        else:
+            note_read = getattr(dataset, "note_read", lambda n_bytes: None)
+            offsets = np.asarray(dataset.offsets, np.int64)
+            places = _Packed(offsets, getattr(dataset, "n_context", None), note_read)
+        spans._setup(places, len(dataset), skip)
+        return spans
 
     def take(self, ids: Any) -> Spans:
         """Return the rows of those sequences, in that order; repetitions are legal.
@@ -86,13 +163,21 @@ class Spans:
         ShapeError, DTypeError, DataError
             Ids that are not a 1-D array of sequence ids: the first bad one, and how many.
         """
-        which = sequence_ids(ids, self._first.size)
-        return Spans(self._first[which], self._start[which], self._stop[which], self._skip)
+        taken = Spans(*self._places.of(sequence_ids(ids, self.n_sequences)), self._skip)
+        taken.scattered = True
+        return taken
 
     @property
-    def n_rows(self) -> int:
-        """Number of predicted tokens."""
-        return int(self.row_ends[-1])
+    def row_ends(self) -> Array:
+        """int64, shape (S + 1,): sequence s has the rows ``row_ends[s]`` to ``row_ends[s + 1]``.
+
+        Of all sequences: eight bytes each, which `ends` asks for of some.
+        """
+        return self.ends(0, self.n_sequences)
+
+    def ends(self, low: int, high: int) -> Array:
+        """Return ``row_ends[low : high + 1]``."""
+        return self._totals.ends(low, high)
 
     def rows(self, low: int, high: int) -> tuple[Array, Array]:
         """Return where the rows ``low`` to ``high`` are, and what they can look back on.
@@ -105,15 +190,15 @@ class Spans:
             Number of tokens before it in its own sequence.
         """
         a, b = self.overlapping(low, high)
-        ends = self.row_ends[a : b + 1]
+        ends = self.ends(a, b)
         counts = np.minimum(ends[1:], high) - np.maximum(ends[:-1], low)
-        first = self._first[a:b]
-        start = np.maximum(self._start[a:b], first + self._skip)
+        first, start, _ = self._places.part(a, b)
+        start = np.maximum(start, first + self._skip)
         positions = np.repeat(start - ends[:-1], counts)
         positions += np.arange(low, high)
         return positions, positions - np.repeat(first, counts)
 
     def overlapping(self, low: int, high: int) -> tuple[int, int]:
         """Return the range of sequences that the rows ``low`` to ``high`` belong to, empty ones between included."""
-        a = int(np.searchsorted(self.row_ends, low, side="right")) - 1
-        return a, max(a, int(np.searchsorted(self.row_ends, high, side="left")))
+        a = self._totals.find(low, "right") - 1
+        return a, max(a, self._totals.find(high, "left"))

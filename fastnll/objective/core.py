@@ -17,6 +17,7 @@ from fastnll.models.spans import Spans
 from fastnll.models.sums import fsum
 from fastnll.objective.checks import check_dataset, check_l2, check_loss, likelihood
 from fastnll.objective.evaluate import RowSum, default_block_rows
+from fastnll.objective.second_order import SecondOrder
 from fastnll.objective.selection import Key, select
 from fastnll.objective.vectors import ScipyProblem, scipy_problem
 
@@ -28,7 +29,7 @@ Array = npt.NDArray[Any]
 _PART = 1 << 20
 
 
-class Objective:
+class Objective(SecondOrder):
     r"""The training objective of a model on a dataset, as a function of the model's parameters.
 
     .. math:: J(\theta) = \sum_{x \in D} \mathrm{Loss}_\theta(x) + \tfrac12 \lambda \lVert\theta\rVert^2,
@@ -273,7 +274,7 @@ class Objective:
         >>> round(float(1 / (1 + np.exp(best[0] - best[1]))), 4)
         0.75
         """
-        return scipy_problem(self.model, self.value_and_grad)
+        return scipy_problem(self.model, self.value_and_grad, self.hvp)
 
     def _penalty(self, params: Params) -> float:
         if not self.l2:
@@ -283,11 +284,12 @@ class Objective:
         parts = (array[i : i + _PART].astype(np.float64) for array in flat for i in range(0, array.size, _PART))
         return 0.5 * self.l2 * fsum(float(np.square(part).sum()) for part in parts)
 
-    def _finished(self, grads: Grads, params: Params, share: float = 1.0) -> Grads:
-        """Add the gradient of the penalty, and return everything in the dtype of the parameters."""
+    def _finished(self, grads: Grads, params: Params, share: float = 1.0, *, penalised: Params | None = None) -> Grads:
+        """Add the penalty's own (its gradient, or l2 times `penalised`) and return the dtype of the parameters."""
         if self.l2:
+            terms = params if penalised is None else penalised
             for name, grad in grads.items():
-                grad += (self.l2 * share) * params[name].astype(grad.dtype, copy=False)
+                grad += (self.l2 * share) * terms[name].astype(grad.dtype, copy=False)
         return {name: grad.astype(params[name].dtype, copy=False) for name, grad in grads.items()}
 
     def __repr__(self) -> str:

@@ -9,62 +9,18 @@ cut by the number of threads, no bit of a result depends on it.
 from __future__ import annotations
 
 import contextvars
-import functools
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastnll.config import using
+from fastnll.kernels.blas import single_threaded_blas
 
 __all__ = ["ordered_map"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class _SingleThreadedBlas:
-    """Keeps NumPy's BLAS at one thread while anybody is inside; the limit is one number for the whole process.
-
-    Counting the users lets calls from several threads overlap: the last one out puts the old number back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._limit: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._users:
-                self._limit = _controller().limit(limits=1, user_api="blas")
-            self._users += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._limit.restore_original_limits()
-                self._limit = None
-
-    def forget_lock(self) -> None:
-        """Make a new lock: one that was held during a fork stays locked in the child for ever."""
-        self._lock = threading.Lock()
-
-
-@functools.cache
-def _controller() -> Any:
-    # Looking through the loaded libraries takes milliseconds, setting a limit microseconds.
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
-
-    return ThreadpoolController()
-
-
-_single_threaded_blas = _SingleThreadedBlas()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_single_threaded_blas.forget_lock)
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
@@ -84,7 +40,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], threa
     >>> list(ordered_map(lambda n: n * n, range(5), threads=2))
     [0, 1, 4, 9, 16]
     """
-    with _single_threaded_blas:
+    with single_threaded_blas:
         if threads == 1:
             yield from (_run(function, item) for item in items)
             return

@@ -17,8 +17,16 @@ __all__ = ["ScipyProblem", "scipy_problem"]
 Array = npt.NDArray[Any]
 
 
-class ScipyProblem(NamedTuple):
-    """An objective in the form of `scipy.optimize.minimize`.
+class _Functions(NamedTuple):
+    """What is unpacked."""
+
+    fun: Callable[[Array], tuple[float, Array]]
+    x0: Callable[..., Array]
+    unpack: Callable[[Array], Grads]
+
+
+class ScipyProblem(_Functions):
+    """An objective in the form of `scipy.optimize.minimize`: unpacks into ``fun, x0, unpack``.
 
     Attributes
     ----------
@@ -28,15 +36,31 @@ class ScipyProblem(NamedTuple):
         ``x0(params=None, seed=0)``: the vector of some parameters; of ``model.init(seed)`` where none are given.
     unpack : callable
         Vector to a dict of float64 parameters, which are views of it.
+    hessp : callable
+        ``hessp(x, p)``: the product of the Hessian at x and p, for ``method="trust-ncg"`` and its like.
     """
 
-    fun: Callable[[Array], tuple[float, Array]]
-    x0: Callable[..., Array]
-    unpack: Callable[[Array], Grads]
+    hessp: Callable[[Array, Array], Array]
+
+    def __new__(
+        cls,
+        fun: Callable[[Array], tuple[float, Array]],
+        x0: Callable[..., Array],
+        unpack: Callable[[Array], Grads],
+        hessp: Callable[[Array, Array], Array],
+    ) -> ScipyProblem:
+        """Make the three, with the fourth beside them."""
+        self = super().__new__(cls, fun, x0, unpack)
+        self.hessp = hessp
+        return self
 
 
-def scipy_problem(model: Model, value_and_grad: Callable[[Params], tuple[float, Grads]]) -> ScipyProblem:
-    """Return the three functions for a model and the objective's value and gradient."""
+def scipy_problem(
+    model: Model,
+    value_and_grad: Callable[[Params], tuple[float, Grads]],
+    hvp: Callable[[Params, Params], Grads],
+) -> ScipyProblem:
+    """Return the functions for a model, and the objective's value, gradient and Hessian-vector product."""
     shapes = model.shapes()
     size = model.n_parameters
 
@@ -61,4 +85,7 @@ def scipy_problem(model: Model, value_and_grad: Callable[[Params], tuple[float, 
         value, grads = value_and_grad(unpack(x))
         return value, pack(grads)
 
-    return ScipyProblem(fun, x0, unpack)
+    def hessp(x: Array, p: Array) -> Array:
+        return pack(hvp(unpack(x), unpack(p)))
+
+    return ScipyProblem(fun, x0, unpack, hessp)

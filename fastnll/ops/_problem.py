@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import as_float_array, check_axis, out_rows, rows_view, split_axes
+from fastnll.arrays import as_array, as_float_array, check_axis, out_rows, rows_view, split_axes
 from fastnll.dtypes import row_dtype
 from fastnll.errors import DTypeError, OptionError, ShapeError, VerificationError
 from fastnll.kernels.spec import CrossEntropyTask, row_blocks
@@ -231,7 +231,10 @@ def grad_factors(o: LossOptions, p: Problem, grad_output: Any) -> None:
 
 def _upstream(value: Any) -> Array:
     try:
-        return np.asarray(value, dtype=np.float64)
+        given = as_array(value, "grad_output")
+        if np.iscomplexobj(given):  # NumPy would drop the imaginary part with a warning
+            raise TypeError
+        return np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
         raise DTypeError(f"grad_output: expected a number or an array of numbers, got {value!r}") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import as_float_array, as_targets, split_axes
+from fastnll.arrays import as_array, as_float_array, as_targets, shared_array, split_axes
 from fastnll.dtypes import float_type
 from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastnll.kernels.spec import CrossEntropyTask
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 def class_mask_rows(value: Any, x: Array, axis: int, row_shape: tuple[int, ...], v: int) -> Array:
     """Return a class mask as rows that broadcast to the logits' rows."""
-    mask = np.asarray(value)
+    mask = as_array(value, "class_mask")
     if mask.dtype != bool:
         raise OptionError(f"class_mask: expected booleans (True where a class takes part), got {mask.dtype}")
     if mask.ndim == 1:
@@ -40,7 +40,7 @@ def fill_targets(
     task: CrossEntropyTask, o: LossOptions, x: Array, axis: int, targets: Any, shape: tuple[int, ...], v: int
 ) -> bool:
     """Put the targets into the task; return whether they are class ids."""
-    if isinstance(targets, tuple) and len(targets) == 2 and np.ndim(targets[0]):
+    if isinstance(targets, tuple) and len(targets) == 2 and np.ndim(shared_array(targets[0], "targets[0]")):
         _no_shift(o)
         _sparse_targets(task, targets, shape, v)
         return False
@@ -63,7 +63,7 @@ def _no_shift(o: LossOptions) -> None:
 
 def _quiet_array(value: Any) -> Array:
     try:
-        return np.asarray(value)
+        return as_array(value, "targets") if hasattr(value, "__dlpack__") else np.asarray(value)
     except ValueError as error:
         raise ShapeError(
             f"targets: expected a rectangular array of class ids, got ragged sequences ({error})"
@@ -95,7 +95,7 @@ def _explain_shape(t: Array, x: Array, axis: int, shape: tuple[int, ...]) -> Non
 
 
 def _sparse_targets(task: CrossEntropyTask, pair: tuple[Any, Any], shape: tuple[int, ...], v: int) -> None:
-    ids, probs = np.asarray(pair[0]), np.asarray(pair[1])
+    ids, probs = as_array(pair[0], "targets[0]"), as_array(pair[1], "targets[1]")
     if ids.dtype.kind not in "iu":
         raise DTypeError(f"targets: expected (ids, probs) with integer ids, got ids of {ids.dtype}")
     if float_type(probs.dtype) is None and probs.dtype.kind not in "iu":

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fastnll import events
 from fastnll.dtypes import row_dtype
 from fastnll.errors import OptionError
 from fastnll.kernels import registry
+from fastnll.kernels.observed import note_short
 from fastnll.ops._problem import Problem, grad_factors, make_problem, prepare_grad, raise_nonfinite, reduce_loss
 from fastnll.ops._verify import verified
 from fastnll.options import LossOptions
@@ -66,25 +68,36 @@ class CrossEntropyDetails(NamedTuple):
 
 def value_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> Any:
     """Return the loss for checked options."""
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     p = make_problem(o, logits, targets)
-    return reduce_loss(o, p, verified(o, p, p.plan.backend.cross_entropy))
+    loss = reduce_loss(o, p, verified(o, p, p.plan.backend.cross_entropy))
+    if recorder is not None:
+        recorder.done(events.OP, "cross_entropy", start)
+    return loss
 
 
 def value_and_grad_with(
     o: LossOptions, logits: npt.ArrayLike, targets: Any, grad_output: Any = None, out: Array | None = None
 ) -> tuple[Any, Array]:
     """Return the loss and its gradient for checked options."""
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     p = make_problem(o, logits, targets)
     grad_factors(o, p, grad_output)
     result, finish = prepare_grad(p, out)
     loss = reduce_loss(o, p, verified(o, p, p.plan.backend.cross_entropy))
     if finish is not None:
         finish()
+    if recorder is not None:
+        recorder.done(events.OP, "cross_entropy_value_and_grad", start)
     return loss, result
 
 
 def details_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> CrossEntropyDetails:
     """Return the details for checked options."""
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     p: Problem = make_problem(o, logits, targets)
     task = p.task
     if task.targets is None:
@@ -106,6 +119,8 @@ def details_with(o: LossOptions, logits: npt.ArrayLike, targets: Any) -> CrossEn
     nll, lse, argmax, right, rank, entropy = (
         a.reshape(p.shape) for a in (task.loss, task.lse, task.argmax, correct, task.rank, task.entropy)
     )
+    if recorder is not None:
+        recorder.done(events.OP, "cross_entropy_details", start)
     return CrossEntropyDetails(nll, lse, argmax, right, rank, entropy)
 
 
@@ -168,8 +183,12 @@ def cross_entropy(logits: npt.ArrayLike, targets: Any, **options: Any) -> Any:
     [0.693147, 0.0]
     """
     if not options and _small is not None:
+        recorder = events.active
+        start = 0 if recorder is None else events.clock()
         found = _small(logits, targets, False, None)
         if found is not None:
+            if recorder is not None:
+                note_short(recorder, "cross_entropy", start, logits, False, None)
             return found[0]
     return value_with(LossOptions.make(options), logits, targets)
 
@@ -216,8 +235,12 @@ def cross_entropy_value_and_grad(
     [[-0.75, 0.75]]
     """
     if not options and _small is not None and grad_output is None:
-        found = _small(logits, targets, True, out)
+        recorder = events.active
+        start = 0 if recorder is None else events.clock()
+        found: tuple[Any, Array] | None = _small(logits, targets, True, out)
         if found is not None:
+            if recorder is not None:
+                note_short(recorder, "cross_entropy_value_and_grad", start, logits, True, out)
             return found
     return value_and_grad_with(LossOptions.make(options), logits, targets, grad_output, out)
 

@@ -7,7 +7,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import as_float_array, as_targets, check_axis, out_rows, rows_view, split_axes
+from fastnll import events
+from fastnll.arrays import as_array, as_float_array, as_targets, check_axis, out_rows, rows_view, split_axes
 from fastnll.dtypes import float_type, row_dtype
 from fastnll.errors import DTypeError, LabelError, OptionError, ShapeError
 from fastnll.kernels.spec import CrossEntropyTask, GatherTask, row_blocks
@@ -25,6 +26,8 @@ _NEEDS_LOGITS = ("label_smoothing", "z_loss", "softcap", "class_mask", "verify")
 
 def nll_with(o: LossOptions, log_probs: npt.ArrayLike, targets: Any) -> Any:
     """Return the loss of given log-probabilities for checked options."""
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     for name in _NEEDS_LOGITS:
         if getattr(o, name) is not None and np.any(getattr(o, name)):
             raise OptionError(f"{name}: expected an option of nll_loss, got one that needs logits; use cross_entropy")
@@ -53,7 +56,10 @@ def nll_with(o: LossOptions, log_probs: npt.ArrayLike, targets: Any) -> Any:
             padded[: loss.size] = loss
             task.block_sums[...] = padded.reshape(-1, 64).sum(axis=1)
 
-    return reduce_loss(o, p, run)
+    loss = reduce_loss(o, p, run)
+    if recorder is not None:
+        recorder.done(events.OP, "nll_loss", start)
+    return loss
 
 
 def nll_loss(log_probs: npt.ArrayLike, targets: Any, **options: Any) -> Any:
@@ -129,12 +135,16 @@ def selected_log_probs(
     >>> selected_log_probs(np.log([[0.5, 0.25, 0.25]]), [[0, 2]]).round(6).tolist()
     [[-0.693147, -1.386294]]
     """
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     x, _, rows, checked = _selection(logits, ids, axis)
     n = rows.shape[0] * rows.shape[1]
     columns = checked.size // n if n else 1
     out = np.empty((n, columns), row_dtype(x.dtype))
     plan = make_plan(rows.size, threads)
     plan.backend.gather(GatherTask(rows, _flat_ids(checked, n, columns), out, False, plan.threads))
+    if recorder is not None:
+        recorder.done(events.OP, "selected_log_probs", start)
     return out.reshape(checked.shape)
 
 
@@ -190,8 +200,10 @@ def selected_log_probs_vjp(
     >>> selected_log_probs_vjp(np.log([[0.5, 0.25, 0.25]]), [0], [1.0]).tolist()
     [[0.5, -0.25, -0.25]]
     """
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     x, index, rows, checked = _selection(logits, ids, axis)
-    g = np.asarray(grad)
+    g = as_array(grad, "grad")
     if float_type(g.dtype) is None and g.dtype.kind not in "iuf":
         raise DTypeError(f"grad: expected numbers, got {g.dtype}")
     if g.shape != checked.shape:
@@ -205,6 +217,8 @@ def selected_log_probs_vjp(
     plan.backend.cross_entropy(task)
     if finish is not None:
         finish()
+    if recorder is not None:
+        recorder.done(events.OP, "selected_log_probs_vjp", start)
     return result
 
 
@@ -215,7 +229,7 @@ def _selection(logits: npt.ArrayLike, ids: Any, axis: SupportsIndex) -> tuple[Ar
     last = split_axes(x, index)
     rows = rows_view(last, "logits")
     shape = last.shape[:-1]
-    wanted = np.asarray(ids)
+    wanted = as_array(ids, "ids")
     if wanted.shape != shape and wanted.shape[:-1] != shape:
         raise ShapeError(f"ids: expected shape {shape} or {shape} + (K,), got {wanted.shape}")
     checked = as_targets(ids, wanted.shape, "ids")

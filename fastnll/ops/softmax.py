@@ -7,6 +7,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from fastnll import events
 from fastnll.arrays import as_float_array, check_axis, out_rows, rows_view, split_axes
 from fastnll.dtypes import row_dtype
 from fastnll.errors import DTypeError, ShapeError
@@ -63,15 +64,17 @@ def logsumexp(
     >>> round(float(logsumexp(np.array([1000.0, 1000.0]))), 9)
     1000.693147181
     """
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     a = as_float_array(x, "x")
     axis = check_axis(axis, a.ndim, "x")
     rows = rows_view(split_axes(a, axis), "x")
     lse = np.empty(rows.shape[0] * rows.shape[1], row_dtype(a.dtype))
     plan = make_plan(rows.size, threads)
     plan.backend.logsumexp(SoftmaxTask(rows, lse=lse, threads=plan.threads))
-    shape = a.shape[:axis] + a.shape[axis + 1 :]
-    if keepdims:
-        shape = (*a.shape[:axis], 1, *a.shape[axis + 1 :])
+    if recorder is not None:
+        recorder.done(events.OP, "logsumexp", start)
+    shape = (*a.shape[:axis], *((1,) if keepdims else ()), *a.shape[axis + 1 :])
     result = lse.reshape(shape)
     if out is None:
         return result if shape else result[()]
@@ -86,6 +89,8 @@ def logsumexp(
 
 
 def _softmax(x: npt.ArrayLike, axis: SupportsIndex, out: Array | None, threads: Any, log: bool) -> Array:
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     a = as_float_array(x, "x")
     axis = check_axis(axis, a.ndim, "x")
     rows = rows_view(split_axes(a, axis), "x")
@@ -94,6 +99,8 @@ def _softmax(x: npt.ArrayLike, axis: SupportsIndex, out: Array | None, threads: 
     plan.backend.softmax(SoftmaxTask(rows, out=out_view, log=log, threads=plan.threads, fresh=out is None))
     if finish is not None:
         finish()
+    if recorder is not None:
+        recorder.done(events.OP, "log_softmax" if log else "softmax", start)
     return result
 
 
@@ -180,6 +187,8 @@ def log_softmax(
 def _vjp(
     y: npt.ArrayLike, grad: npt.ArrayLike, axis: SupportsIndex, out: Array | None, threads: Any, name: str
 ) -> Array:
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
     a, g = as_float_array(y, name), as_float_array(grad, "grad")
     if g.shape != a.shape:
         raise ShapeError(f"grad: expected shape {a.shape} (that of {name}), got {g.shape}")
@@ -193,6 +202,8 @@ def _vjp(
     plan.backend.softmax_vjp(task)
     if finish is not None:
         finish()
+    if recorder is not None:
+        recorder.done(events.OP, "log_softmax_vjp" if task.log else "softmax_vjp", start)
     return result
 
 

@@ -7,6 +7,8 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from fastnll import events
+from fastnll.arrays import shared_array
 from fastnll.dtypes import FLOATS, float_type
 from fastnll.errors import DTypeError, OptionError, ShapeError
 from fastnll.kernels.spec import SgdTask
@@ -73,6 +75,10 @@ def sgd_update(
     >>> p.tolist()
     [0.95, 2.05]
     """
+    recorder = events.active
+    start = 0 if recorder is None else events.clock()
+    param, grad = shared_array(param, "param"), shared_array(grad, "grad")
+    momentum_buffer = shared_array(momentum_buffer, "momentum_buffer")
     arrays = {"param": param, "grad": grad}
     if momentum_buffer is not None:
         arrays["momentum_buffer"] = momentum_buffer
@@ -110,3 +116,5 @@ def sgd_update(
             plan.threads,
         )
     )
+    if recorder is not None:
+        recorder.done(events.OP, "sgd_update", start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,8 @@ def _cpu_name() -> str:
 
 
 def _sysctl(name: str) -> str:
+    import subprocess  # here: a hundredth of a second of every start of fastnll
+
     try:
         done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

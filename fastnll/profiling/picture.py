@@ -10,7 +10,7 @@ import numpy as np
 
 from fastnll.profiling.roofline import Roofline
 
-__all__ = ["Point", "draw_roofline"]
+__all__ = ["Point", "draw_roofline", "draw_roofs"]
 
 # Exps that a byte of traffic calls for: one an element, over the bytes an element moves.
 _MARKS = (
@@ -65,20 +65,21 @@ def draw_roofline(limits: Roofline, path: str | Path, points: Iterable[Point] = 
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
-        points = list(points)
-        for point in points:
-            colour = next((c for kind, _, c in _KINDS if kind == point.kind), "black")
-            left.plot(point.intensity, point.exps_per_second * 1e-9, "o", color=colour, markeredgecolor="black")
-            left.annotate(point.label, (point.intensity, point.exps_per_second * 1e-9), fontsize=7,
-                          xytext=(4, -8), textcoords="offset points")  # fmt: skip
-        _draw_roofs(left, limits)
+        draw_roofs(left, limits, points)
         _draw_sweep(right, limits)
         figure.suptitle(f"{limits.machine.cpu}, {limits.threads} threads; probes: {limits.method}", fontsize=9)
         figure.savefig(path, dpi=130)
     return Path(path)
 
 
-def _draw_roofs(axes: Any, limits: Roofline) -> None:
+def draw_roofs(axes: Any, limits: Roofline, points: Iterable[Point] = ()) -> None:
+    """Draw the roofs to axes, and measured kernels below them."""
+    for point in points:
+        colour = next((c for kind, _, c in _KINDS if kind == point.kind), "black")
+        axes.plot(point.intensity, point.exps_per_second * 1e-9, "o", color=colour, markeredgecolor="black", zorder=3)
+        axes.annotate(point.label, (point.intensity, point.exps_per_second * 1e-9), fontsize=7,
+                      xytext=(4, -8), textcoords="offset points",
+                      bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
     intensity = np.geomspace(1 / 64, 4, 200)
     single, double = limits.rates["exp_f32"].median, limits.rates["exp_f64"].median
     for kind, label, colour in _KINDS:
@@ -99,7 +100,7 @@ def _draw_roofs(axes: Any, limits: Roofline) -> None:
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(bottom, 2 * max(single, double) * 1e-9)
     axes.minorticks_off()
-    axes.legend(fontsize=7, loc="lower right")
+    axes.legend(fontsize=7, loc="upper left")
 
 
 def _draw_sweep(axes: Any, limits: Roofline) -> None:

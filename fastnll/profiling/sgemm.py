@@ -7,10 +7,8 @@ can be run by path.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -45,6 +43,8 @@ def measure_sgemm(threads: int, n: int = 2048, rounds: int = 5) -> dict[str, Any
     >>> sorted(measure_sgemm(1, n=64, rounds=2))
     ['gflops', 'library']
     """
+    import subprocess  # here, as argparse below: a hundredth of a second of every start of fastnll
+
     environment = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
     environment.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     # -P: this folder must not come before the standard library on the child's path.
@@ -60,6 +60,8 @@ def measure_sgemm(threads: int, n: int = 2048, rounds: int = 5) -> dict[str, Any
 
 
 def _main() -> None:
+    import argparse
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)

@@ -126,7 +126,7 @@ def test_the_matrix_product_does_not_see_misleading_settings(monkeypatch: pytest
         seen.update(env)
         return subprocess.CompletedProcess(command, 0, '{"library": "none", "gflops": [1.0]}', "")
 
-    monkeypatch.setattr(sgemm.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     assert sgemm.measure_sgemm(3, n=8, rounds=1)["gflops"] == [1.0]
     assert seen["OPENBLAS_NUM_THREADS"] == "3"
     assert not {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & seen.keys()

@@ -41,3 +41,14 @@ def text(tmp_path: Path) -> Path:
     lines = (f"line {i} says {i * i} and nothing else, né?" for i in range(120))
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[str]:
+    """Twelve files of different lengths and contents."""
+    names = []
+    for k in range(12):
+        path = tmp_path / f"part{k:02d}.txt"
+        path.write_text("\n".join(f"{i} plus {k} is {i + k}, not {i * k}" for i in range(5 + 3 * k)))
+        names.append(path.name)
+    return names

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +20,34 @@ import pytest
 import fastnll as fn
 from fastnll.cli import main as entry
 from fastnll.cli.common import number, whole
-from fastnll.cli.main import COMMANDS
+from fastnll.cli.main import COMMANDS, build_parser
+from fastnll.cli.parsing import commands_of, near_files
 from tests.cli.conftest import Cli
 
 NAMES = [command.name for command in COMMANDS]
+# Commands that print nothing a program would read: a script, or the output of what they run.
+NO_JSON = {"completion", "launch", "profile"}
+
+
+def parsers(
+    parser: argparse.ArgumentParser | None = None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every command and subcommand, whoever wrote it: words and parser."""
+    parser = parser or build_parser()
+    for name, child in commands_of(parser).items():
+        yield (*path, name), child
+        yield from parsers(child, (*path, name))
+
+
+PARSERS = dict(parsers())
+ALL = pytest.mark.parametrize("path", PARSERS, ids=" ".join)
+LEAVES = pytest.mark.parametrize("path", [p for p, q in PARSERS.items() if not commands_of(q)], ids=" ".join)
+
+
+def examples(parser: argparse.ArgumentParser) -> list[list[str]]:
+    """The command lines that the help of a parser shows."""
+    lines = re.findall(r"^  fastnll (.*)$", parser.epilog or "", re.MULTILINE)
+    return [shlex.split(re.split(r"\s{2,}|\s[>|]\s", line)[0].replace("*", "x")) for line in lines]
 
 
 def test_every_command_module_is_listed() -> None:
@@ -26,12 +57,59 @@ def test_every_command_module_is_listed() -> None:
     assert commands == set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_help_has_an_example(cli: Cli, name: str) -> None:
-    code, out, err = cli(name, "--help")
+@ALL
+def test_help(cli: Cli, path: tuple[str, ...]) -> None:
+    code, out, err = cli(*path, "--help")
     assert (code, err) == (0, "")
-    assert f"usage: fastnll {name}" in out
-    assert f"  fastnll {name}" in out.split("example")[-1]
+    assert f"usage: fastnll {' '.join(path)}" in out
+    assert f"  fastnll {' '.join(path)}" in out.split("example")[-1]
+
+
+@ALL
+def test_examples_are_command_lines_that_mean_something(path: tuple[str, ...]) -> None:
+    shown = examples(PARSERS[path])
+    assert shown
+    for line in shown:
+        assert line[0] in NAMES
+        build_parser(line[0]).parse_args(line)
+
+
+@ALL
+def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
+    for action in PARSERS[path]._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action
+        assert "%(" not in (action.help or "")
+
+
+@LEAVES
+def test_json(path: tuple[str, ...]) -> None:
+    flags = {flag for action in PARSERS[path]._actions for flag in action.option_strings}
+    assert "--json" in flags or path[0] in NO_JSON
+
+
+@ALL
+def test_a_misspelt_option_is_recognised(cli: Cli, path: tuple[str, ...]) -> None:
+    """Also where an argument is missing: the spelling is what the user has to be told."""
+    code, out, err = cli(*path, "--traceback"[:-2] + "kc")
+    assert (code, out) == (2, "")
+    assert err == f"fastnll {' '.join(path)}: unknown option '--tracebakc'; did you mean --traceback?\n"
+
+
+@ALL
+def test_a_value_that_is_no_choice_is_answered_with_the_choices(cli: Cli, path: tuple[str, ...]) -> None:
+    for action in PARSERS[path]._actions:
+        if action.option_strings and action.choices:
+            near = str(next(iter(action.choices)))
+            code, out, err = cli(*path, action.option_strings[-1], f"{near}x")
+            assert (code, out) == (2, "")
+            assert len(err.splitlines()) == 1
+            assert f"got '{near}x'; did you mean {near}?" in err
+
+
+def test_the_help_is_not_wider_than_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for path in PARSERS:
+        assert max(map(len, cli(*path, "--help").out.splitlines())) <= 110
 
 
 def test_help_lists_every_command(cli: Cli) -> None:
@@ -60,11 +138,47 @@ def test_nothing_typed(cli: Cli) -> None:
         (["train", "--steps"], "fastnll train: argument --steps: expected one argument; see 'fastnll train --help'"),
         (["info", "extra"], "fastnll info: unknown argument 'extra'; see 'fastnll info --help'"),
         (["--traceback"], "fastnll: unknown option '--traceback'; see 'fastnll --help'"),
+        (["trian", "eval"], "fastnll: unknown command 'trian'; did you mean train?"),
+        (["eval", "--jsn"], "fastnll eval: unknown option '--jsn'; did you mean --json?"),
+        (["eval", "--", "--jsn"], "fastnll eval: FILE: expected text files or --data NAME to evaluate on, got none"),
     ],
 )
 def test_usage_errors_are_one_sentence(cli: Cli, argv: list[str], sentence: str) -> None:
     code, out, err = cli(*argv)
     assert (code, out, err) == (2, "", sentence + "\n")
+
+
+def test_a_file_in_place_of_a_command(cli: Cli, text: Path) -> None:
+    code, out, err = cli("text.txt")
+    assert (code, out) == (2, "")
+    assert err == "fastnll: expected a command, got the file 'text.txt'; did you mean 'fastnll train text.txt'?\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ("txet.txt", "; did you mean 'text.txt'?"),
+        ("folder/txet.txt", "; did you mean 'folder/text.txt'?"),
+        ("fodler/text.txt", "; there is no folder 'fodler'"),
+        ("xyzzy", ""),
+    ],
+)
+def test_a_file_that_is_not_there(cli: Cli, text: Path, tmp_path: Path, given: str, advice: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "text.txt").write_text("x")
+    code, out, err = cli("train", given, "--steps", "1")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"fastnll train: {given}: expected ")
+    assert err.endswith(f"{advice}\n")
+    assert "; did" in advice or "; did" not in err
+
+
+def test_advice_is_given_about_missing_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("x")
+    assert near_files(["--json=bok.txt"], "bok.txt: cannot be read") == "; did you mean 'book.txt'?"
+    assert near_files(["bok.txt"], "the disk is full") == ""
+    assert near_files(["book.txt"], "book.txt: expected text") == ""
 
 
 def test_version(cli: Cli) -> None:
@@ -74,6 +188,17 @@ def test_version(cli: Cli) -> None:
 def test_info(cli: Cli) -> None:
     assert cli("info").out == f"{fn.info()}\n"
     assert json.loads(cli("info", "--json").out) == fn.info().to_dict()
+
+
+def test_info_is_what_an_issue_needs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("FASTNLL_NUM_THREADS", "2")
+    facts = json.loads(cli("info", "--json").out)
+    assert facts["environment"]["OMP_NUM_THREADS"] == "3"
+    assert facts["memory_bytes"] > 2**20
+    assert isinstance(facts["free_threaded"], bool)
+    assert "FASTNLL_NUM_THREADS=2" in cli("info").out
+    assert re.search(r"numpy \d", cli("info").out)
 
 
 def test_traceback_on_request(cli: Cli) -> None:
@@ -100,6 +225,44 @@ def test_errors_become_sentences(
     monkeypatch.setattr("fastnll.cli.info.run", fail)
     outcome = cli("info")
     assert (outcome.code, outcome.err) == (code, sentence + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_benchmark_with_its_code(tmp_path: Path, number: int, code: int) -> None:
+    words = ["bench", "--quick", "--all", "--peers", "--no-accuracy"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fastnll", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while "cross_entropy" not in process.stdout.readline():
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert error.strip() == ("fastnll: terminated" if number == signal.SIGTERM else "")
+
+
+def test_a_handler_of_the_caller_is_left_alone(cli: Cli) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    cli("info")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "fastnll", "info"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 1
+    assert result.stderr.startswith("fastnll info: No space left on device")
 
 
 def test_a_mistake_of_ours_is_not_hidden(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +302,8 @@ def test_python_dash_m(tmp_path: Path) -> None:
 def test_info_does_not_wait_for_the_training_stack() -> None:
     script = (
         "import sys; from fastnll.cli.main import main; main(['info']); "
-        "print([m for m in ('matplotlib', 'tqdm', 'safetensors', 'torch', 'jax') if m in sys.modules])"
+        "heavy = ('scipy', 'numba', 'matplotlib', 'tqdm', 'safetensors', 'torch', 'jax'); "
+        "print([m for m in heavy if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

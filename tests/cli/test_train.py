@@ -166,7 +166,7 @@ def test_without_matplotlib(cli: Cli, text: Path, monkeypatch: pytest.MonkeyPatc
 
 def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "empty.txt").write_bytes(b"")
-    (folder / "binary.bin").write_bytes(b"\x7fELF\x00\x01")
+    (folder / "binary.txt").write_bytes(b"\x7fELF\x00\x01")
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     (folder / "one.txt").write_text("x")
     (folder / "used").mkdir()
@@ -174,9 +174,9 @@ def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "good.txt").write_text("abcabcabd" * 9)
     return {
         "missing": (["no.txt"], "no.txt: expected a text file, got no such file"),
-        "folder": (["used"], "used: expected a text file, got a folder; name the files in it"),
-        "empty": (["empty.txt"], "empty.txt: expected text, got an empty file"),
-        "binary": (["binary.bin"], "binary.bin: expected UTF-8 text, got byte 0x00 at offset 4; this is a binary file"),
+        "folder": (["used"], "used: expected a dataset, got a folder; name the files in it"),
+        "empty": (["empty.txt"], "empty.txt: expected a text file, got an empty file"),
+        "binary": (["binary.txt"], "binary.txt: expected UTF-8 text, got byte 0x00 at offset 4; this is a binary file"),
         "latin": (["latin.txt"], "latin.txt: expected UTF-8 text, got byte 0xe9 at offset 3; save the file as UTF-8"),
         "second": (["good.txt", "no.txt"], "no.txt: expected a text file, got no such file"),
         "single": (["one.txt"], "dataset: expected at least one predicted token"),
@@ -218,7 +218,7 @@ def test_failures_are_one_sentence(cli: Cli, tmp_path: Path, case: str) -> None:
         (["--max-norm", "0"], "argument --max-norm: expected a number above 0, got '0'"),
         (["--threads", "none"], "argument --threads: expected an integer of at least 1, got 'none'"),
         (["--epochs", "1", "--steps", "1"], "argument --steps: not allowed with argument --epochs"),
-        (["--model", "transformer"], "argument --model: invalid choice: 'transformer'"),
+        (["--model", "transformer"], "argument --model: expected one of categorical, bigram, ngram, got 'transformer'"),
         (["--data", "opcodes", "--tokenizer", "bytes"], "--tokenizer: expected none for --data opcodes"),
         (["text.txt", "--data", "opcodes"], "--data: expected files or an embedded dataset"),
         (["--hidden", "5"], "--hidden: expected with --model ngram alone, got --model bigram"),
@@ -247,14 +247,41 @@ def test_a_full_disk(cli: Cli, text: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device", "run/checkpoint/step-000040")
 
-    monkeypatch.setattr("fastnll.callbacks.save_checkpoint", full)
+    monkeypatch.setattr("fastnll.callbacks.saving.save_checkpoint", full)
     code, out, err = cli("train", str(text), *QUICK, "--out", "run")
     assert (code, out) == (1, "")
-    assert err == "fastnll train: run/checkpoint/step-000040: No space left on device\n"
+    sentence = "run/checkpoint/step-000040: No space left on device. No checkpoint had been written to run yet"
+    assert err == f"fastnll train: {sentence}\n"
 
 
-def test_interrupt_leaves_a_whole_run(tmp_path: Path, text: Path) -> None:
-    """A real process, Ctrl-C in the middle: it finishes the step, saves, reports, and says so."""
+def test_a_disk_that_fills_up(cli: Cli, text: Path) -> None:
+    """The kernel refuses to let files grow, as on a full disk: a sentence, an intact checkpoint, and it goes on."""
+    resource = pytest.importorskip("resource", reason="limits on files are those of POSIX")
+    argv = (str(text), "--steps", "80", "--batch-tokens", "256", "--checkpoint-every", "10")
+    trained(cli, *argv, "--out", "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The largest file of a checkpoint has 3 to 4 KB; the records reach 6000 bytes after some 25 of 80.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        code, out, err = cli("train", *argv, "--out", "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    newest = load_checkpoint("run")
+    assert 10 <= newest.progress.step < 80
+    name = newest.path.name
+    assert err == (
+        "fastnll train: run/metrics.jsonl: File too large. The last checkpoint before that is "
+        f"run/checkpoint/{name}; 'fastnll train --resume run' goes on from it\n"
+    )
+    trained(cli, "--resume", "run")
+    assert load_checkpoint("run").params["logits"].tobytes() == load_checkpoint("whole").params["logits"].tobytes()
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 81
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_a_whole_run(tmp_path: Path, text: Path, number: signal.Signals) -> None:
+    """A real process, Ctrl-C or SIGTERM in the middle: it finishes the step, saves, reports, and says so."""
     argv = [
         sys.executable,
         "-m",
@@ -282,11 +309,12 @@ def test_interrupt_leaves_a_whole_run(tmp_path: Path, text: Path) -> None:
         while not metrics.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert "bits per token" in out
-    assert "stopped by SIGINT after step" in err
+    assert f"stopped by {number.name} after step" in err
+    assert err.endswith("; 'fastnll train --resume run' goes on\n")
     assert err.count("\n") == 1
     loaded = load_checkpoint(tmp_path / "run")
     assert 0 < loaded.progress.step < 1e8

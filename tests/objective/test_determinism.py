@@ -13,7 +13,7 @@ from fastnll.data import FeatureDataset, SequenceDataset
 from fastnll.losses import CrossEntropy
 from fastnll.models import Bigram, Model, NGram, SoftmaxRegression
 from fastnll.objective import Objective
-from fastnll.objective.evaluate import default_block_rows
+from fastnll.objective.grid import default_block_rows, is_wide
 from tests.models.longhand import random_params
 from tests.objective.cases import CASES, TABLES, Case, bits
 
@@ -117,4 +117,4 @@ def test_blocks_are_bounded_in_memory(model: Model) -> None:
     rows = default_block_rows(model)
     assert 16 <= rows <= 4096
     assert rows & (rows - 1) == 0
-    assert rows * model.vocab_size <= 1 << 24 or rows == 16
+    assert rows * model.vocab_size <= 1 << 24 or rows == 16 or is_wide(model), "wide heads never hold their logits"

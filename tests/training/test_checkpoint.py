@@ -151,7 +151,7 @@ def damaged_state(text: str) -> list[tuple[str, str]]:
         ("[1]", "expected a JSON object, got list"),
         ("{}", "expected a fastnll checkpoint, got a state.json of None"),
         (json.dumps({**state, "format": "other"}), "got a state.json of 'other'"),
-        (json.dumps({**state, "format_version": 2}), "expected checkpoint format 1 or older, got 2 .*update fastnll"),
+        (json.dumps({**state, "format_version": 3}), "expected checkpoint format 2 or older, got 3 .*update fastnll"),
         (json.dumps({k: v for k, v in state.items() if k != "files"}), "got a file without 'files'"),
         (json.dumps({**state, "progress": {"stepp": 1}}), "expected the entries of a checkpoint"),
     ]

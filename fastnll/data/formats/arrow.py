@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +21,15 @@ from fastnll.data.sequences import SequenceDataset
 from fastnll.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_from_dict
 from fastnll.errors import DataError
 
-__all__ = ["from_arrow", "open_arrow", "open_parquet", "write_arrow", "write_parquet"]
+__all__ = [
+    "column_is_text",
+    "from_arrow",
+    "iter_column",
+    "open_arrow",
+    "open_parquet",
+    "write_arrow",
+    "write_parquet",
+]
 
 _KEY = b"fastnll"
 _NAMES = ("tokens", "input_ids", "text")
@@ -28,8 +37,8 @@ _NAMES = ("tokens", "input_ids", "text")
 
 def _pyarrow(name: str) -> Any:
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise DataError(
             f"{name}: expected pyarrow for Arrow and Parquet data, got no such package; pip install 'fastnll[arrow]'"
@@ -39,19 +48,30 @@ def _pyarrow(name: str) -> Any:
 
 def open_arrow(path: str | os.PathLike[str], **options: Any) -> SequenceDataset:
     """Map an Arrow IPC file or stream; see :func:`fastnll.data.open_dataset`."""
+    table, mapped = _table(path)
+    return from_arrow(table, name=str(path), mapping=mapped, **options)
+
+
+def _table(path: str | os.PathLike[str]) -> tuple[Any, MappedFile]:
     pa = _pyarrow(str(path))
     mapped = MappedFile(path, "an Arrow file")
     source = pa.BufferReader(pa.py_buffer(mapped.map))
     try:
         opened = pa.ipc.open_file if mapped.bytes(0, 6) == b"ARROW1" else pa.ipc.open_stream
-        table = opened(source).read_all()
+        return opened(source).read_all(), mapped
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         raise DataError(f"{path}: expected an Arrow file, got one that is torn or damaged: {error}") from None
-    return from_arrow(table, name=str(path), mapping=mapped, **options)
 
 
 def open_parquet(path: str | os.PathLike[str], *, column: str | None = None, **options: Any) -> SequenceDataset:
     """Decode one column of a Parquet file, row group by row group."""
+    with _parquet(path, column) as (field, chunks, metadata):
+        return _from_chunks(chunks, metadata, field.type, str(path), **options)
+
+
+@contextmanager
+def _parquet(path: str | os.PathLike[str], column: str | None) -> Iterator[tuple[Any, Iterator[Any], Any]]:
+    """The field of a column of a Parquet file, its chunks, and the metadata of the file."""
     pa = _pyarrow(str(path))
     # pyarrow says of a missing file only that it failed; this says what is wrong with it.
     MappedFile(path, "a Parquet file")
@@ -60,9 +80,28 @@ def open_parquet(path: str | os.PathLike[str], *, column: str | None = None, **o
             schema = file.schema_arrow
             column = _choose(schema, column, str(path))
             chunks = (batch.column(0) for batch in file.iter_batches(columns=[column]))
-            return _from_chunks(chunks, schema.metadata, schema.field(column).type, str(path), **options)
+            yield schema.field(column), chunks, schema.metadata
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: expected a Parquet file, got one that is torn or damaged: {error}") from None
+
+
+def column_is_text(path: str | os.PathLike[str], format: str, column: str | None) -> bool:
+    """Whether the column of an Arrow or Parquet file holds text."""
+    if format == "parquet":
+        with _parquet(path, column) as (field, _, _):
+            return _is_text(field.type)
+    schema = _table(path)[0].schema
+    return _is_text(schema.field(_choose(schema, column, str(path))).type)
+
+
+def iter_column(path: str | os.PathLike[str], format: str, column: str | None) -> Iterator[str]:
+    """The texts of a column of an Arrow or Parquet file, one a row."""
+    if format == "parquet":
+        with _parquet(path, column) as (_, chunks, _):
+            yield from _texts(chunks, str(path))
+        return
+    table = _table(path)[0]
+    yield from _texts(table.column(_choose(table.schema, column, str(path))).chunks, str(path))
 
 
 def from_arrow(data: Any, *, column: str | None = None, name: str = "data", **options: Any) -> SequenceDataset:
@@ -110,7 +149,7 @@ def _choose(schema: Any, column: str | None, name: str) -> str:
 
 
 def _is_list(kind: Any) -> bool:
-    import pyarrow.types as t  # type: ignore[import-untyped]
+    import pyarrow.types as t
 
     lists = t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
     return bool(lists and t.is_integer(kind.value_type))

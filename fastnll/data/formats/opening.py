@@ -138,9 +138,9 @@ def recognise(path: str | os.PathLike[str]) -> str:
     except (OSError, ValueError) as error:
         if not file.exists() and megatron.is_megatron(file):
             return "megatron"
-        raise DataError(f"{path}: expected a dataset, got {reason(error)}") from None
+        raise DataError(f"{path}: expected {_promised(file)}, got {reason(error)}") from None
     if not head:
-        raise DataError(f"{path}: expected a dataset, got an empty file")
+        raise DataError(f"{path}: expected {_promised(file)}, got an empty file")
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -158,3 +158,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
     if last == ".gz":
         last = suffixes[-2] if len(suffixes) > 1 else ""
     return "jsonl" if last in _LINES else "text"
+
+
+def _promised(file: Path) -> str:
+    return "a text file" if file.suffix.lower() == ".txt" else "a dataset"

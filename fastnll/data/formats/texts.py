@@ -18,14 +18,14 @@ from fastnll.data.text import decode_text, read_bytes
 from fastnll.data.tokenizers import Tokenizer, make_tokenizer
 from fastnll.errors import DataError, DTypeError, ShapeError
 
-__all__ = ["iter_jsonl", "open_jsonl", "open_text"]
+__all__ = ["content", "first_is_text", "iter_jsonl", "iter_lines", "open_jsonl", "open_text"]
 
 _COLUMNS = ("text", "tokens", "input_ids")
 
 
 def open_text(path: str | os.PathLike[str], *, tokenizer: Tokenizer | str | None = None) -> SequenceDataset:
     """One UTF-8 file, gzipped or not, as one sequence."""
-    text = decode_text(_content(path), str(path))
+    text = decode_text(content(path), str(path))
     return SequenceDataset.from_text(text, make_tokenizer(tokenizer, [text]), source=str(path))
 
 
@@ -89,6 +89,20 @@ def iter_jsonl(
                 raise DataError(f"{name}: {error}") from None
 
 
+def first_is_text(path: str | os.PathLike[str], column: str | None = None) -> bool:
+    """Whether the first line of a JSON Lines file is text, and not a list of ids."""
+    entry, _ = next(_entries(path, column), (None, 0))
+    return isinstance(entry, str)
+
+
+def iter_lines(path: str | os.PathLike[str], column: str | None = None) -> Iterator[str]:
+    """The texts of a JSON Lines file, one a line."""
+    for entry, number in _entries(path, column):
+        if not isinstance(entry, str):
+            raise DataError(f"{path}, line {number}: expected text as in the lines before, got a list")
+        yield entry
+
+
 def _entries(path: str | os.PathLike[str], column: str | None) -> Iterator[tuple[str | list[Any], int]]:
     for number, line in _lines(path):
         name = f"{path}, line {number}"
@@ -117,7 +131,8 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: expected JSON Lines, got {_gzip_reason(error)}") from None
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
+def content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, unpacked where it is gzipped."""
     raw = read_bytes(path, "a text file")
     if not raw.startswith(b"\x1f\x8b"):
         return raw

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, TypeVar, cast, overload
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
 import numba
 from numba.core import config as numba_config
 from numba.extending import intrinsic

@@ -11,11 +11,29 @@ from fastnll.kernels.native._kernels import (
     softmax,
     softmax_vjp,
 )
+from fastnll.kernels.native._linear import (
+    linear_farthest,
+    linear_grads,
+    linear_logits,
+    linear_losses,
+    linear_sizes,
+    linear_slices,
+    linear_spectrum,
+    linear_value_sizes,
+)
 
 __all__ = [
     "cross_entropy",
     "gather",
     "isas",
+    "linear_farthest",
+    "linear_grads",
+    "linear_logits",
+    "linear_losses",
+    "linear_sizes",
+    "linear_slices",
+    "linear_spectrum",
+    "linear_value_sizes",
     "logsumexp",
     "scan_targets",
     "sgd_update",

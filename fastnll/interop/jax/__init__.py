@@ -1,0 +1,27 @@
+"""optax's softmax cross-entropies and `jax.nn.log_softmax` under their own signatures, computed by fastnll on CPUs.
+
+``from fastnll.interop.jax import softmax_cross_entropy_with_integer_labels`` in place of ``from optax import ...``
+changes the speed and nothing else: shapes, axes, masks, dtypes and the meaning of odd labels are optax's, which need
+not be installed. All functions work under ``jit``, ``grad``, ``vmap``, ``scan`` and in second reverse derivatives;
+forward mode (``jvp``, ``jacfwd``, ``hessian``) JAX refuses, as for every function with a gradient of its own: use
+``jacrev(jacrev(f))``.
+
+The kernels are reached through XLA's foreign function interface. XLA hands over its own buffers, which are read and
+written in place: nothing is copied, and no JAX array is made that a callback could wait for, which is what makes
+`jax.pure_callback` hang on CPUs. Nothing is compiled against a jaxlib either: any JAX from 0.5 on will do. Small
+arrays, for which a call would cost more than it saves, and other devices than CPUs get XLA's own operations.
+"""
+
+from fastnll.interop.jax._losses import (
+    linear_cross_entropy,
+    log_softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels,
+)
+
+__all__ = [
+    "linear_cross_entropy",
+    "log_softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]

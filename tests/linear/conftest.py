@@ -1,0 +1,5 @@
+"""The engine fixture of the op tests."""
+
+from tests.ops.conftest import engine
+
+__all__ = ["engine"]
