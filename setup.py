@@ -52,7 +52,7 @@ extensions = [
         optional=True,
     ),
 ]
-# Rows for other compiled code: kernels are found in _kernels, nothing of them is compiled again. Cython writes rows_api.h.
+# Rows for other compiled code: the kernels are found in _kernels, nothing of them is compiled again.
 extensions.append(
     Extension(
         "fastnll.rows",

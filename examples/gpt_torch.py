@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 # Two runs that add the same float32 numbers in another order are some 1e-7 apart at first, relatively, and training
-# multiplies that. How much, PyTorch's own two heads tell, which compute the same loss: up to a step, fastnll may be this
-# much farther from PyTorch than they have been from each other. More would be another loss, not another order.
+# multiplies that. How much, PyTorch's own two heads tell, which compute the same loss: up to a step, fastnll may be
+# this much farther from PyTorch than they have been from each other. More would be another loss, not another order.
 TIMES, LEAST, MOST = 10.0, 1e-5, 1e-2
 
 RUNS = [(name, head) for head in ("logits", "linear") for name in ("torch", "fastnll")]

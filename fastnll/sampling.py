@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastnll.data import SequenceDataset
 from fastnll.data.batches import sized_batches
 from fastnll.data.checks import chunks, integer
-from fastnll.data.prefetching import will_read
+from fastnll.data.prefetching import Ahead
 from fastnll.objective import Objective
 
 __all__ = ["Sampler"]
@@ -88,6 +88,8 @@ class Sampler:
             yield None, True
             return
         dataset = self.objective.dataset
+        data = getattr(dataset, "dataset", dataset)
+        ahead = None if getattr(data, "mapping", None) is None else Ahead(data)
         held: tuple[Ids, int] | None = None
         for ids, n_tokens in sized_batches(dataset, self._budget, seed=self._seed, epoch=epoch):
             if held is None:
@@ -97,19 +99,21 @@ class Sampler:
                 held = np.concatenate([held[0], ids]), held[1] + n_tokens
             else:
                 # While a batch is computed the pages of the next one are fetched.
-                self._fetch(ids)
+                self._fetch(ahead, ids)
                 yield held[0], False
                 held = ids, n_tokens
         if held is not None:
             yield held[0], True
 
-    def _fetch(self, ids: Ids) -> None:
-        dataset = self.objective.dataset
-        data = getattr(dataset, "dataset", dataset)
-        if getattr(data, "mapping", None) is None:
+    def _fetch(self, ahead: Ahead | None, ids: Ids) -> None:
+        if ahead is None or not ahead.wanted():
             return
-        starts, stops = dataset.bounds(ids)[:2] if data is not dataset else (data.offsets[ids], data.offsets[ids + 1])
-        will_read(data, starts, stops)
+        dataset = self.objective.dataset
+        if hasattr(dataset, "bounds"):
+            starts, stops, _ = dataset.bounds(ids)
+        else:
+            starts, stops = dataset.offsets[ids], dataset.offsets[ids + 1]
+        ahead.fetch(starts, stops)
 
     def steps_per_epoch(self, epoch: int) -> int:
         """How many batches an epoch has; it may differ by one between epochs."""

@@ -33,7 +33,20 @@ LAYERS = (
 BESIDE: dict[str, set[str]] = {
     "data": {"errors", "dtypes"},
     "profiling": {"events"},
-    "interop": {"ops", "losses", "errors", "dtypes", "arrays", "config", "options", "optim", "objective", "models", "data", "kernels"},
+    "interop": {
+        "ops",
+        "losses",
+        "errors",
+        "dtypes",
+        "arrays",
+        "config",
+        "options",
+        "optim",
+        "objective",
+        "models",
+        "data",
+        "kernels",
+    },
 }
 # The lowest part of the line that may import a part that stands beside it.
 READ_FROM = {"data": "models", "profiling": "training", "interop": None}

@@ -27,6 +27,7 @@ GROUPS = {
     "16-bit": "bfloat16 and float16 logits, gradient in the same dtype",
     "few-rows": "1, 2 and 3 rows of 128256 classes",
     "mid-axis": "the class axis in the middle: (N, V, T)",
+    "linear": "the linear head, hidden states in: value, value and gradients; N x V logits of D features",
     "call": "the cost of a call from Python",
     "f64": "float64",
     "isa": "each instruction set against a scalar loop",
@@ -67,6 +68,8 @@ class Case:
         warm) or "fresh" (memory from the allocator, page faults included).
     axis : int
         The class axis.
+    features : int
+        D of a linear head, whose logits nobody gives; 0 elsewhere.
     """
 
     group: str
@@ -76,6 +79,7 @@ class Case:
     dtype: str = "float32"
     mode: str = "value"
     axis: int = -1
+    features: int = 0
 
     @property
     def name(self) -> str:
@@ -86,7 +90,8 @@ class Case:
         >>> Case("large", "cross_entropy", (8, 10), (8, 10)).name
         'cross_entropy-8x10-float32-value'
         """
-        return f"{self.op}-{'x'.join(map(str, self.shape))}-{self.dtype}-{self.mode}"
+        sizes = (*self.shape, *([f"d{self.features}"] if self.features else []))
+        return f"{self.op}-{'x'.join(map(str, sizes))}-{self.dtype}-{self.mode}"
 
     @property
     def classes(self) -> int:
@@ -114,7 +119,7 @@ class Case:
 
     def quick(self) -> Case:
         """Return the case with its quick shape."""
-        return replace(self, shape=self.quick_shape)
+        return replace(self, shape=self.quick_shape, features=min(self.features, 40))
 
     def traffic(self) -> Traffic:
         """Return the bytes and exps of the model (`fastnll.kernels.spec`, split in what is read and written).
@@ -138,6 +143,8 @@ class Case:
 
     def memory(self) -> int:
         """Return roughly the bytes that measuring the case with every contender takes."""
+        if self.features:  # logits and gradients of the largest contender, and of the limit; six arrays of weights
+            return 6 * (self.rows + self.features) * self.classes * max(self.itemsize, 4)
         return 14 * math.prod(self.shape) * max(self.itemsize, 4)
 
 
@@ -179,6 +186,16 @@ def _sixteen_bit() -> Iterator[Case]:
                 yield Case("16-bit", "cross_entropy_value_and_grad", shape, quick, dtype, mode)
 
 
+def _linear() -> Iterator[Case]:
+    """The softmax head of language models; f32 and 16-bit, value and all gradients."""
+    value, grad = "linear_cross_entropy", "linear_cross_entropy_value_and_grad"
+    shapes = ((2048, 512, 32000, 70), (4096, 256, 50257, 80), (1024, 768, 128256, 60))
+    for n, d, v, few in shapes:
+        yield Case("linear", value, (n, v), (few, 900), features=d)
+        yield Case("linear", grad, (n, v), (few, 900), mode="out", features=d)
+        yield Case("linear", grad, (n, v), (few, 900), "bfloat16", "out", features=d)
+
+
 def _rest() -> Iterator[Case]:
     value, grad = "cross_entropy", "cross_entropy_value_and_grad"
     for n in (1, 2, 3):
@@ -200,7 +217,7 @@ def _rest() -> Iterator[Case]:
     yield Case("other", "sgd_update", (2**26,), (100_003,), mode="inplace")
 
 
-CASES: tuple[Case, ...] = (*_large(), *_softmax(), *_small_v(), *_sixteen_bit(), *_rest())
+CASES: tuple[Case, ...] = (*_large(), *_softmax(), *_small_v(), *_sixteen_bit(), *_linear(), *_rest())
 
 # The lines that a user who asks for none gets: what most people compute, in about ten minutes with every peer.
 _HEADLINE = (

@@ -109,6 +109,10 @@ class Contender:
         """
         if self.groups and data.case.group not in self.groups:
             raise NotOfferedError(f"only for the groups {', '.join(self.groups)}")
+        if data.case.features:
+            linear = importlib.import_module("fastnll.bench.linear")
+            head: Run = linear.setup(self.name, data, threads)
+            return head
         module, _, function = self.build.partition(":")
         run: Run = getattr(importlib.import_module(f"fastnll.bench.{module}"), function)(data, threads)
         return run
@@ -129,6 +133,9 @@ CONTENDERS: dict[str, Contender] = {
         Contender("scipy", "scipy.special", ("scipy",), "peers_numpy:scipy_run"),
         Contender("sklearn", "scikit-learn's HalfMultinomialLoss", ("sklearn",), "peers_numpy:sklearn_run"),
         Contender("torch", "PyTorch, eager", ("torch",), "peers_torch:eager"),
+        Contender(
+            "torch.linear", "PyTorch, linear_cross_entropy in chunks", ("torch",), "linear:setup", groups=("linear",)
+        ),
         Contender("torch.compile", "PyTorch, torch.compile", ("torch",), "peers_torch:compiled", compiled=True),
         Contender("jax", "JAX, jax.jit", ("jax",), "peers_jax:jit", compiled=True),
     )

@@ -28,7 +28,8 @@ class Data:
     targets : int64 array
         One class id a row, of the logits' shape without the class axis.
     extra : array
-        A second array of the shape of `x`: an upstream or parameter gradient. Empty where no op needs it.
+        A second array of the shape of `x`: an upstream or parameter gradient. Empty where no op needs it. Of a linear
+        head x is hidden and this the weight.
     """
 
     case: Case
@@ -67,6 +68,12 @@ def make_data(case: Case) -> Data:
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))
     dtype = storage_dtype(case.dtype)
     draw = np.float64 if case.dtype == "float64" else np.float32
+    if case.features:
+        n, v = case.shape
+        hidden = rng.standard_normal((n, case.features), dtype=draw)
+        weight = rng.standard_normal((v, case.features), dtype=draw) * draw(3 / case.features**0.5)
+        targets = rng.integers(0, v, size=n, dtype=np.int64)
+        return Data(case, hidden.astype(dtype, copy=False), targets, weight.astype(dtype, copy=False))
     x: Array = rng.standard_normal(case.shape, dtype=draw)
     x *= 3
     targets = np.empty(0, np.int64)

@@ -42,6 +42,11 @@ def limit_runs(case: Case, threads: int) -> dict[str, tuple[Run, float]]:
     """
     if case.group == "call":
         return {}
+    if case.features:
+        from fastnll.bench.linear import gemm_limit
+
+        n, v = case.shape
+        return {"gemm": (gemm_limit((n, case.features, v), case.dtype, case.mode != "value", threads), 1.0)}
     probes, traffic = make_probes(threads), case.traffic()
     runs: dict[str, tuple[Run, float]] = {}
 

@@ -13,6 +13,7 @@ import time
 import timeit
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastnll.bench.cases import Case
 from fastnll.bench.contenders import CONTENDERS, NotOfferedError, Run
@@ -20,6 +21,9 @@ from fastnll.bench.data import Data, make_data
 from fastnll.bench.limits import limit_runs
 from fastnll.bench.oracle import Error, Oracle
 from fastnll.profiling.machine import available_memory
+
+if TYPE_CHECKING:
+    from fastnll.bench.linear import LinearOracle
 
 __all__ = ["QUICK", "Admitted", "CaseResult", "Effort", "Timing", "admit", "interleave", "measure_case"]
 
@@ -141,7 +145,14 @@ def admit(data: Data, names: Iterable[str], threads: int) -> tuple[dict[str, Adm
     left_out : dict of str to str
         The reasons; a contender that offers nothing for the case is in neither.
     """
-    oracle, admitted, left_out = Oracle(data), {}, {}
+    oracle: Oracle | LinearOracle
+    if data.case.features:
+        from fastnll.bench.linear import LinearOracle
+
+        oracle = LinearOracle(data)
+    else:
+        oracle = Oracle(data)
+    admitted, left_out = {}, {}
     for name in names:
         try:
             run = CONTENDERS[name].setup(data, threads)

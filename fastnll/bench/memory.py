@@ -30,6 +30,8 @@ MEMORY_CASES = (
     "cross_entropy_value_and_grad-2048x32000-float32-fresh",
     "cross_entropy_value_and_grad-2048x32000-float32-inplace",
     "cross_entropy_value_and_grad-2048x32000-bfloat16-fresh",
+    "linear_cross_entropy-2048x32000xd512-float32-value",
+    "linear_cross_entropy_value_and_grad-2048x32000xd512-float32-out",
 )
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -50,6 +50,7 @@ def case_dict(result: CaseResult) -> dict[str, Any]:
         "group": case.group,
         "op": case.op,
         "shape": list(case.shape),
+        "features": case.features,
         "axis": case.axis,
         "dtype": case.dtype,
         "mode": case.mode,
@@ -121,7 +122,8 @@ def case_line(case: dict[str, Any], peers: Sequence[str]) -> str:
         allocates its result where the case does not, ``!`` one that was left out, ``-`` one that has no such op.
     """
     w, main = _WIDTHS, case["contenders"].get(case["compared_with"] or "")
-    label = f"{case['op']} {'x'.join(map(str, case['shape']))} {case['dtype']} {case['mode']}"
+    sizes = [*case["shape"], *([f"d{case['features']}"] if case.get("features") else [])]
+    label = f"{case['op']} {'x'.join(map(str, sizes))} {case['dtype']} {case['mode']}"
     line = f"{label:<{w['case']}}"
     if main is None:
         return line + "  nothing of fastnll's own was admitted: see below"

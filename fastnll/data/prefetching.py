@@ -11,11 +11,52 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["will_read"]
+__all__ = ["Ahead", "will_read"]
 
 # Linux cuts one request down to the largest read of the device, which is 128 KiB where nothing larger is set.
 _REQUEST = 1 << 17
 _PAGE = mmap.PAGESIZE
+
+
+# Batches that are fetched ahead after one that had to wait for the disk.
+_STAY = 64
+
+
+class Ahead:
+    """Fetching scattered pieces ahead, as long as the disk is what they come from.
+
+    A request for pages that are in memory already costs some microseconds, as reading a short piece does. So nothing is
+    asked for until a fault of this process had to wait for the disk, then for the next 64 times, then after another.
+
+    Parameters
+    ----------
+    dataset : SequenceDataset
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._faults, self._left = _faults_of_disk(), 0
+
+    def wanted(self) -> bool:
+        """Say whether the next pieces are worth asking for."""
+        faults = _faults_of_disk()
+        if faults > self._faults:
+            self._faults, self._left = faults, _STAY + 1
+        self._left = max(0, self._left - 1)
+        return self._left > 0
+
+    def fetch(self, starts: np.ndarray, stops: np.ndarray) -> int:
+        """Ask for the pages of some pieces, as `will_read` does."""
+        return will_read(self._dataset, starts, stops)
+
+
+def _faults_of_disk() -> int:
+    """Page faults of this process that had to wait for a disk."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def will_read(dataset: Any, starts: np.ndarray, stops: np.ndarray) -> int:

@@ -28,6 +28,7 @@ class SingleThreadedBlas:
     def __enter__(self) -> None:
         with self._lock:
             if not self._users:
+                _take_control()
                 self._limit = _controller().limit(limits=1, user_api="blas")
             self._users += 1
 
@@ -35,8 +36,10 @@ class SingleThreadedBlas:
         with self._lock:
             self._users -= 1
             if not self._users:
+                _take_control()  # the first one in need not be the last one out
                 self._limit.restore_original_limits()
                 self._limit = None
+                _take_control()
 
     def forget_lock(self) -> None:
         """Make a new lock: one that was held during a fork stays locked in the child for ever."""
@@ -49,6 +52,14 @@ def _controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def _take_control() -> None:
+    """Let the calling thread set the limit: threadpoolctl 3.7 on obeys one thread and silently ignores all others."""
+    for library in _controller().lib_controllers:
+        clear = getattr(library, "clear_controlling_thread", None)
+        if clear is not None:
+            clear(force=True)
 
 
 single_threaded_blas = SingleThreadedBlas()

@@ -357,8 +357,8 @@ def _cross_entropy_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
 
 
 def _linear_bytes(n: int, v: int, itemsize: int, mode: str) -> int:
-    # Of the logits alone: the products read and write a chunk of them from and to caches; arithmetic bounds them.
-    return n * v * itemsize
+    # Those of the logits, and of their gradient, which no memory sees: arithmetic bounds the products.
+    return _softmax_bytes(n, v, itemsize, mode)
 
 
 def _gather_bytes(n: int, v: int, itemsize: int, mode: str) -> int:

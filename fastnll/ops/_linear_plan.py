@@ -63,6 +63,15 @@ class MemoryPlan:
     bound : int
         The bytes that `workspace` was fitted into.
     workspace_items, output_items : tuple of MemoryItem
+
+    Examples
+    --------
+    >>> items = (MemoryItem("logits", 2000, "of a chunk"),)
+    >>> print(MemoryPlan(2, 5, 1, 3000, items, ()))
+    5 chunks of 2 rows on 1 threads
+    workspace: 0.0 MB
+           0.002 MB  logits: of a chunk
+    returned: 0.0 MB
     """
 
     rows: int

@@ -43,7 +43,7 @@ def relative(a: Any, b: Array) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("allowed", [0.03, 1e-3])
+@pytest.mark.parametrize("allowed", [0.03, 5e-3])
 @pytest.mark.parametrize("d", [32, 45])
 def test_the_bound_holds(engine: Engine, d: int, allowed: float, dtype: str) -> None:
     head = peaked_head(200, d, 6000, dtype)
@@ -56,7 +56,7 @@ def test_the_bound_holds(engine: Engine, d: int, allowed: float, dtype: str) -> 
     assert report is not None
     assert loss == plain
     assert max(report.weight_error, report.hidden_error) <= allowed
-    rounding = 1e-5 if dtype != "float64" else 1e-12
+    rounding = 1e-4 if dtype != "float64" else 1e-12
     for found, right, bound in (
         (grads.weight, want.weight, report.weight_error),
         (grads.hidden, want.hidden, report.hidden_error),
@@ -64,7 +64,7 @@ def test_the_bound_holds(engine: Engine, d: int, allowed: float, dtype: str) -> 
         assert relative(found, right) <= bound + rounding
     assert relative(grads.bias, want.bias) <= rounding
     if engine.backend == "native":
-        assert report.kept < (0.15 if allowed > 0.01 else 0.7)
+        assert report.kept < 0.15
         assert report.dropped_mass > 0.0
         # The sum of what was left out cannot be more than there is, nor than what the threshold lets pass.
         assert report.dropped_mass < np.abs(want.grad).sum() * allowed * 3
@@ -123,15 +123,15 @@ def test_under_options(name: str) -> None:
 
 def test_gradients_that_cancel_are_computed_again() -> None:
     """Two rows of opposite weight, whose gradients cancel in dW: no estimate can know, the final check must."""
-    head = peaked_head(40, 32, 6000, "float64", noise=0.0)
+    head = peaked_head(60, 32, 6000, "float64", noise=0.0)
     hidden = np.concatenate([head.hidden, head.hidden])
     targets = np.concatenate([head.targets, head.targets])
-    weight = np.concatenate([np.ones(40), -np.ones(40) * (1 - 1e-7)])
+    weight = np.concatenate([np.ones(60), -np.ones(60) * (1 - 1e-7)])
     big = Head(hidden, head.weight, head.bias, targets)
     want = truth(big, token_weight=weight, reduction="sum")
     with fn.using(backend="native"):
         _, grads = fn.linear_cross_entropy_value_and_grad(
-            hidden, head.weight, targets, head.bias, token_weight=weight, reduction="sum", filter=1e-3
+            hidden, head.weight, targets, head.bias, token_weight=weight, reduction="sum", filter=3e-3
         )
     report = grads.filtered
     assert report is not None

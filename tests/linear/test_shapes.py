@@ -30,7 +30,7 @@ LOSS = {"float64": 1e-12, "float32": 3e-6, "float16": 3e-6, "bfloat16": 3e-6}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n,d,v", SIZES)
+@pytest.mark.parametrize(("n", "d", "v"), SIZES)
 def test_sizes_and_dtypes(engine: Engine, n: int, d: int, v: int, dtype: str) -> None:
     head = make_head(n, d, v, dtype)
     want = truth(head)
@@ -151,7 +151,7 @@ def test_no_rows(engine: Engine) -> None:
 
 
 def test_infinite_and_huge_logits_take_the_careful_path(engine: Engine) -> None:
-    """Rows that the states of tiles cannot finish: NaN, infinities, logits of 1e6, vocabularies masked through the bias."""
+    """Rows that the states of tiles cannot finish: NaN, infinities, huge logits; classes masked through the bias."""
     head = make_head(9, 4, 500)
     hidden, bias = head.hidden.copy(), head.bias.copy()
     bias[300:] = -np.inf

@@ -1,4 +1,4 @@
-"""log-probabilities near 0 keep their relative accuracy, whatever loop a row takes, and neighbours of odd rows are left alone."""
+"""log-probabilities near 0 keep their relative accuracy in every loop, and neighbours of odd rows are left alone."""
 
 from __future__ import annotations
 

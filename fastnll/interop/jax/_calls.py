@@ -26,6 +26,8 @@ Array = jax.Array
 
 register_all()
 
+Shape: Any = jax.ShapeDtypeStruct  # untyped in jax
+
 # Logits below which XLA's own operations are faster than a call that takes the interpreter lock.
 SMALL = 1 << 14
 
@@ -40,19 +42,19 @@ def dispatch(work: int, kernel: Callable[..., Any], formula: Callable[..., Any],
 def foreign(name: str, result: Any, *arrays: Any, **attributes: int) -> Any:
     """Call a handler; arrays that are None are left out."""
     # expand_dims: what is not mapped over is neither copied nor repeated.
-    call = jax.ffi.ffi_call(f"fastnll_{name}", result, vmap_method="expand_dims")
+    call: Any = jax.ffi.ffi_call(f"fastnll_{name}", result, vmap_method="expand_dims")
     return call(*(a for a in arrays if a is not None), **{k: np.int64(v) for k, v in attributes.items()})
 
 
-def _rows(x: Array, axis: int) -> jax.ShapeDtypeStruct:
+def _rows(x: Array, axis: int) -> Any:
     """Return what a loss per row of `x` is."""
     shape = list(x.shape)
     del shape[axis]
-    return jax.ShapeDtypeStruct(tuple(shape), compute_dtype(x.dtype))
+    return Shape(tuple(shape), compute_dtype(x.dtype))
 
 
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+def _like(x: Array) -> Any:
+    return Shape(x.shape, x.dtype)
 
 
 def _concrete(cotangent: Any) -> Array:
@@ -67,7 +69,8 @@ def log_softmax(x: Array, axis: int) -> Array:
     def kernel(x: Array) -> Any:
         return foreign("log_softmax", _like(x), x, axis=axis)
 
-    return dispatch(x.size, kernel, lambda x: _formulas.log_softmax(x, axis), x)  # type: ignore[no-any-return]
+    found: Array = dispatch(x.size, kernel, lambda x: _formulas.log_softmax(x, axis), x)
+    return found
 
 
 def _log_softmax_fwd(x: Array, axis: int) -> tuple[Array, Array]:
@@ -80,7 +83,8 @@ def _log_softmax_vjp(y: Array, upstream: Array, axis: int) -> Array:
     def kernel(y: Array, upstream: Array) -> Any:
         return foreign("log_softmax_vjp", _like(y), y, upstream, axis=axis)
 
-    return dispatch(y.size, kernel, partial(_formulas.log_softmax_vjp, axis=axis), y, upstream)  # type: ignore[no-any-return]
+    found: Array = dispatch(y.size, kernel, partial(_formulas.log_softmax_vjp, axis=axis), y, upstream)
+    return found
 
 
 def _log_softmax_vjp_fwd(y: Array, upstream: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
@@ -102,7 +106,8 @@ def cross_entropy(x: Array, labels: Array, mask: Array | None, axis: int) -> Arr
     def kernel(x: Array, labels: Array, mask: Array | None) -> Any:
         return foreign("cross_entropy", _rows(x, axis), x, labels, mask, axis=axis)
 
-    return dispatch(x.size, kernel, partial(_formulas.cross_entropy, axis=axis), x, labels, mask)  # type: ignore[no-any-return]
+    found: Array = dispatch(x.size, kernel, partial(_formulas.cross_entropy, axis=axis), x, labels, mask)
+    return found
 
 
 def _cross_entropy_fwd(x: Array, labels: Array, mask: Array | None, axis: int) -> tuple[Array, Any]:
@@ -115,7 +120,8 @@ def _cross_entropy_grad(upstream: Array, x: Array, labels: Array, mask: Array | 
         return foreign("cross_entropy_grad", _like(x), upstream, x, labels, mask, axis=axis)
 
     formula = partial(_formulas.cross_entropy_grad, axis=axis)
-    return dispatch(x.size, kernel, formula, upstream, x, labels, mask)  # type: ignore[no-any-return]
+    found: Array = dispatch(x.size, kernel, formula, upstream, x, labels, mask)
+    return found
 
 
 def _cross_entropy_grad_fwd(
@@ -145,7 +151,8 @@ def soft_cross_entropy(x: Array, target: Array, mask: Array | None, axis: int) -
     def kernel(x: Array, target: Array, mask: Array | None) -> Any:
         return foreign("soft_cross_entropy", _rows(x, axis), x, target, mask, axis=axis)
 
-    return dispatch(x.size, kernel, partial(_formulas.soft_cross_entropy, axis=axis), x, target, mask)  # type: ignore[no-any-return]
+    found: Array = dispatch(x.size, kernel, partial(_formulas.soft_cross_entropy, axis=axis), x, target, mask)
+    return found
 
 
 def _soft_fwd(x: Any, target: Any, mask: Any, axis: int) -> tuple[Array, Any]:
@@ -162,7 +169,8 @@ def _soft_grad(upstream: Array, x: Array, target: Array, mask: Array | None, axi
         return foreign("soft_cross_entropy_grad", _like(x), upstream, x, target, mask, axis=axis)
 
     formula = partial(_formulas.soft_cross_entropy_grad, axis=axis)
-    return dispatch(x.size, kernel, formula, upstream, x, target, mask)  # type: ignore[no-any-return]
+    found: Array = dispatch(x.size, kernel, formula, upstream, x, target, mask)
+    return found
 
 
 def _soft_grad_fwd(
@@ -173,7 +181,7 @@ def _soft_grad_fwd(
 
 def _soft_grad_bwd(axis: int, saved: tuple[Any, ...], ct: Array) -> tuple[Any, ...]:
     *inputs, mask = saved
-    _, vjp = jax.vjp(lambda *a: _formulas.soft_cross_entropy_grad(*a, mask, axis), *inputs)
+    _, vjp = jax.vjp(lambda u, x, q: _formulas.soft_cross_entropy_grad(u, x, q, mask, axis), *inputs)
     return (*vjp(ct), None)
 
 
@@ -183,7 +191,10 @@ def _soft_bwd(axis: int, saved: tuple[Any, ...], ct: Any) -> tuple[Any, ...]:
     d_x = None if wanted[0] is None else _soft_grad(upstream, x, target, mask, axis)
     d_target = None
     if wanted[1] is not None:
-        log_probs = log_softmax(x if mask is None else jnp.where(mask, x, -jnp.inf), axis)
+        # Rows without live classes keep theirs, and masked classes get 0, not -inf: no NaN in second derivatives.
+        live = None if mask is None else mask | ~jnp.any(mask, axis, keepdims=True)
+        log_probs = log_softmax(x if live is None else jnp.where(live, x, -jnp.inf), axis)
+        log_probs = log_probs if mask is None else jnp.where(mask, log_probs, 0.0)
         d_target = -jnp.expand_dims(upstream, axis) * log_probs.astype(upstream.dtype)
         d_target = (d_target if mask is None else jnp.where(mask, d_target, 0.0)).astype(target.dtype)
     return d_x, d_target, None

@@ -8,6 +8,8 @@ no JAX arrays of the buffers: what hangs there, a callback that waits for the de
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 from collections.abc import Callable
 from typing import Any
@@ -205,6 +207,18 @@ def _error(frame: _Frame, error: Exception) -> int | None:
     return address
 
 
+def _wait_for_all() -> None:
+    """Wait for the results that still exist: a handler that starts in a finished interpreter would wait for ever."""
+    arrays: Any = jax.live_arrays
+    for array in arrays():
+        with contextlib.suppress(RuntimeError):  # of the computation: nobody is left to tell
+            array.block_until_ready()
+
+
+# Registered after JAX's own, so run before it.
+atexit.register(_wait_for_all)
+
+
 def register(name: str, handler: Handler) -> None:
     """Make ``handler(arguments, results, attributes)`` the CPU implementation of the custom call `name`.
 
@@ -236,5 +250,7 @@ def register(name: str, handler: Handler) -> None:
     if name in _registered:
         return
     callback = _Callback(called)
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(ctypes.cast(callback, ctypes.c_void_p).value), platform="cpu")
+    capsule: Any = jax.ffi.pycapsule
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    jax.ffi.register_ffi_target(name, capsule(address), platform="cpu")
     _registered[name] = callback

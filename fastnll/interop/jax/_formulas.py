@@ -84,7 +84,7 @@ def soft_cross_entropy_grad(upstream: Array, x: Array, target: Array, mask: Arra
     return (grad if mask is None else jnp.where(mask, grad, 0.0)).astype(x.dtype)
 
 
-def linear(hidden: Array, weight: Array, labels: Array, rows: Array, bias: Array | None) -> Array:
+def linear(hidden: Array, weight: Array, bias: Array | None, labels: Array, rows: Array) -> Array:
     """Return the losses of the rows of hidden @ weight.T + bias, times the weights of the rows."""
     logits = jnp.matmul(_up(hidden), _up(weight).T, precision="highest")
     logits = logits if bias is None else logits + _up(bias)

@@ -74,7 +74,7 @@ def _problem(
 
 
 def _cross_entropy(arguments: Arrays, results: Arrays, attributes: dict[str, int]) -> None:
-    """loss <- logits, labels, [mask]."""
+    """Loss <- logits, labels, [mask]."""
     (out,), axis = results, attributes["axis"]
     x, t, mask, loss, unusual = _problem(arguments, out.shape, axis)
     out[...] = loss(x, t)
@@ -87,7 +87,7 @@ def _cross_entropy(arguments: Arrays, results: Arrays, attributes: dict[str, int
 
 
 def _cross_entropy_grad(arguments: Arrays, results: Arrays, attributes: dict[str, int]) -> None:
-    """d logits <- upstream, logits, labels, [mask]."""
+    """D logits <- upstream, logits, labels, [mask]."""
     (out,), axis = results, attributes["axis"]
     shape = list(out.shape)
     del shape[axis]
@@ -109,7 +109,7 @@ def _soft_options(mask: Array | None, rows: tuple[int, ...], axis: int) -> Cross
 
 
 def _soft_cross_entropy(arguments: Arrays, results: Arrays, attributes: dict[str, int]) -> None:
-    """loss <- logits, target distribution, [mask]."""
+    """Loss <- logits, target distribution, [mask]."""
     (out,), axis = results, attributes["axis"]
     x, q = (_fitted(a, out.shape, axis) for a in arguments[:2])
     mask = arguments[2] if len(arguments) > 2 else None
@@ -117,7 +117,7 @@ def _soft_cross_entropy(arguments: Arrays, results: Arrays, attributes: dict[str
 
 
 def _soft_cross_entropy_grad(arguments: Arrays, results: Arrays, attributes: dict[str, int]) -> None:
-    """d logits <- upstream, logits, target distribution, [mask]."""
+    """D logits <- upstream, logits, target distribution, [mask]."""
     (out,), axis = results, attributes["axis"]
     shape = list(out.shape)
     del shape[axis]
@@ -132,7 +132,7 @@ def _log_softmax(arguments: Arrays, results: Arrays, attributes: dict[str, int])
 
 
 def _log_softmax_vjp(arguments: Arrays, results: Arrays, attributes: dict[str, int]) -> None:
-    """d logits <- log-probabilities, upstream."""
+    """D logits <- log-probabilities, upstream."""
     y, g = (np.broadcast_to(a, results[0].shape) for a in arguments)
     log_softmax_vjp(y, g, attributes["axis"], out=results[0])
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fastnll.interop.jax import _formulas
-from fastnll.interop.jax._calls import dispatch, foreign
+from fastnll.interop.jax._calls import Shape, dispatch, foreign
 from fastnll.interop.jax._formulas import compute_dtype
 
 __all__ = ["losses", "total"]
@@ -25,17 +25,18 @@ def losses(hidden: Array, weight: Array, bias: Array | None, labels: Array, rows
     """Return the losses (N,) of hidden (N, D), weight (V, D), bias (V,), labels (N,), times row weights (N,)."""
 
     def kernel(hidden: Array, weight: Array, bias: Array | None, labels: Array, rows: Array) -> Any:
-        result = jax.ShapeDtypeStruct(rows.shape, compute_dtype(hidden.dtype))
+        result = Shape(rows.shape, compute_dtype(hidden.dtype))
         return foreign("linear", result, hidden, weight, labels, rows, bias)
 
-    return dispatch(_work(hidden, weight), kernel, _formulas.linear, hidden, weight, bias, labels, rows)  # type: ignore[no-any-return]
+    found: Array = dispatch(_work(hidden, weight), kernel, _formulas.linear, hidden, weight, bias, labels, rows)
+    return found
 
 
 def _by_formula(hidden: Array, weight: Array, bias: Array | None, labels: Array, rows: Array) -> tuple[Any, ...]:
     """Return losses and gradients in JAX's own operations."""
 
-    def loss(*parts: Any) -> Array:
-        return _formulas.linear(*parts, labels, rows)
+    def loss(h: Array, w: Array, b: Array | None) -> Array:
+        return _formulas.linear(h, w, b, labels, rows)
 
     up = compute_dtype(hidden.dtype)
     found, vjp = jax.vjp(loss, *jax.tree.map(lambda a: a.astype(up), (hidden, weight, bias)))
@@ -48,11 +49,12 @@ def gradients(hidden: Array, weight: Array, bias: Array | None, labels: Array, r
     up = compute_dtype(hidden.dtype)
 
     def kernel(hidden: Array, weight: Array, bias: Array | None, labels: Array, rows: Array) -> Any:
-        results = [jax.ShapeDtypeStruct(a.shape, up) for a in (rows, hidden, weight, bias) if a is not None]
+        results = [Shape(a.shape, up) for a in (rows, hidden, weight, bias) if a is not None]
         found = foreign("linear_grad", results, hidden, weight, labels, rows, bias)
         return (*found, None) if bias is None else tuple(found)
 
-    return dispatch(_work(hidden, weight), kernel, _by_formula, hidden, weight, bias, labels, rows)  # type: ignore[no-any-return]
+    found: tuple[Any, ...] = dispatch(_work(hidden, weight), kernel, _by_formula, hidden, weight, bias, labels, rows)
+    return found
 
 
 def _gradients_fwd(*arrays: Any) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ class Pool:
     Parameters
     ----------
     keep : int
-        Free blocks kept; the smallest goes first.
+        Free blocks kept; the smallest goes first. A step through log_softmax and nll_loss has three at a time.
 
     Examples
     --------
@@ -44,7 +44,7 @@ class Pool:
     True
     """
 
-    def __init__(self, keep: int = 2) -> None:
+    def __init__(self, keep: int = 3) -> None:
         self.keep = keep
         # Dictionaries, because their single operations are atomic: arrays die in any thread, at any moment.
         self._free: dict[int, Array] = {}

@@ -12,7 +12,7 @@ import torch
 from fastnll.interop.torch import _tensors
 from fastnll.losses import CrossEntropy
 
-__all__ = ["Call", "as_tensor", "call", "checked", "gradient", "nll", "value", "value_and_gradient"]
+__all__ = ["Call", "as_tensor", "call", "checked", "gradient", "value", "value_and_gradient"]
 
 Array = npt.NDArray[Any]
 Tensor = torch.Tensor
@@ -114,12 +114,6 @@ def value(c: Call, input: Tensor, target: Tensor, weight: Tensor | None) -> Tens
         For what fastnll refuses; the caller asks PyTorch then.
     """
     loss = checked(c, input.dim(), weight)(_tensors.array_of(input), _tensors.array_of(target))
-    return as_tensor(c, loss)
-
-
-def nll(c: Call, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the loss of given log-probabilities."""
-    loss = checked(c, input.dim(), weight).nll(_tensors.array_of(input), _tensors.array_of(target))
     return as_tensor(c, loss)
 
 

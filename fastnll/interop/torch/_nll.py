@@ -9,7 +9,6 @@ import torch
 from torch.nn import _reduction, functional
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from fastnll.errors import FastnllError, LabelError
 from fastnll.interop.torch import _loss, _tensors
 
 __all__ = ["nll_loss"]
@@ -17,18 +16,46 @@ __all__ = ["nll_loss"]
 Tensor = torch.Tensor
 
 
+def _rows(c: _loss.Call, input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[int, Tensor, Tensor] | None:
+    """Return the class axis, ids that are classes, and what each row counts; None if a live id is no class."""
+    axis = 0 if input.dim() == 1 else 1
+    live = target != c.ignore_index
+    ids = target.where(live, 0).long()
+    if bool(((ids < 0) | (ids >= input.shape[axis])).any()):
+        return None
+    return axis, ids, live.double() if weight is None else weight.double()[ids] * live
+
+
+def _value(c: _loss.Call, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor | None:
+    """Return the loss, or None for what PyTorch refuses."""
+    if target.shape != (*input.shape[:1], *input.shape[2:])[input.dim() == 1 :]:
+        return None
+    if weight is not None and weight.shape[0] != input.shape[min(1, input.dim() - 1)]:
+        return None
+    rows = _rows(c, input, target, weight)
+    if rows is None:
+        return None
+    axis, ids, factor = rows
+    picked = input.detach().gather(axis, ids.unsqueeze(axis)).squeeze(axis).double()
+    # What an ignored row holds does not matter, not even infinity.
+    losses = torch.where(factor == 0.0, 0.0, -picked * factor) + 0.0
+    if c.reduction == "none":
+        return losses.to(c.dtype)
+    total = losses.sum()
+    return (total / factor.sum() if c.reduction == "mean" else total).to(c.dtype)
+
+
 def _gradient(c: _loss.Call, upstream: Tensor, input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
     """Return zeros with minus the row's factor at its target."""
     _, grad = _tensors.result_like(_tensors.array_of(input))
-    live = target != c.ignore_index
-    ids = target.where(live, 0).long()
-    factor = live.double() if weight is None else weight.double()[ids] * live
+    rows = _rows(c, input, target, weight)
+    assert rows is not None
+    axis, ids, factor = rows
     up = upstream.double()
     if c.reduction == "mean":
         up = up / factor.sum()
-    axis = 0 if input.dim() == 1 else 1
     # Ignored rows put a 0 on their class 0, which is what stands there.
-    values = (-up * factor).where(live, 0.0).to(grad.dtype).unsqueeze(axis)
+    values = (-up * factor).where(target != c.ignore_index, 0.0).to(grad.dtype).unsqueeze(axis)
     return grad.zero_().scatter_(axis, ids.unsqueeze(axis), values)
 
 
@@ -97,9 +124,7 @@ def nll_loss(
 
     Raises
     ------
-    LabelError
-        An IndexError: if a target is no class id.
-    RuntimeError, ValueError, TypeError
+    IndexError, RuntimeError, ValueError, TypeError
         PyTorch's own.
 
     Notes
@@ -138,13 +163,8 @@ def nll_loss(
     if way == _tensors.DIRECT:
         c = _loss.call(input.shape, input.dtype, target, weight, reduction, ignore_index, 0.0)
         if c is not None and not c.soft:
-            try:
-                loss = _tensors.recorded("fastnll::nll_loss", _loss.nll, c, input, target, weight)
-            except LabelError:
-                raise
-            except FastnllError:
-                return _theirs(input, target, weight, ignore_index, reduction)
-            if input.requires_grad and torch.is_grad_enabled():
-                return _apply(input, target, weight, [c, loss])
-            return loss
+            loss = _tensors.recorded("fastnll::nll_loss", _value, c, input, target, weight)
+            if loss is not None:
+                wants = input.requires_grad and torch.is_grad_enabled()
+                return _apply(input, target, weight, [c, loss]) if wants else loss
     return _theirs(input, target, weight, ignore_index, reduction)

@@ -22,13 +22,13 @@ def test_every_offset_is_that_of_the_header(tmp_path: Path) -> None:
     for name, struct in _ffi.STRUCTS.items():
         for field in struct._fields_:
             wanted.append((name, field[0], getattr(struct, field[0]).offset, getattr(struct, field[0]).size))
-            lines.append(
-                f'printf("%zu %zu\\n", offsetof({name}, {field[0]}), sizeof((({name}*)0)->{field[0]}));'
-            )
+            lines.append(f'printf("%zu %zu\\n", offsetof({name}, {field[0]}), sizeof((({name}*)0)->{field[0]}));')
     lines.append('printf("%d %d\\n", XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);')
     typedefs = "\n".join(f"typedef struct {n} {n};" for n in ("XLA_FFI_Metadata_Extension",))
     source = tmp_path / "layout.c"
-    source.write_text(f'#include <stdio.h>\n#include "{header}"\n{typedefs}\nint main(void) {{ {"".join(lines)} return 0; }}\n')
+    source.write_text(
+        f'#include <stdio.h>\n#include "{header}"\n{typedefs}\nint main(void) {{ {"".join(lines)} return 0; }}\n'
+    )
     subprocess.run([compiler, "-std=c11", "-w", str(source), "-o", str(tmp_path / "layout")], check=True)
     printed = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout.splitlines()
     found = [tuple(map(int, line.split())) for line in printed]

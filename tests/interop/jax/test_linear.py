@@ -102,7 +102,11 @@ def test_logits_are_never_held() -> None:
     compiled = f.lower(hidden, weight).compile()
     held = compiled.memory_analysis().temp_size_in_bytes
     assert held < n * v
-    for a, b in zip(compiled(hidden, weight), jax.grad(lambda h, w: theirs(h, w, labels, reduction="mean"), (0, 1))(hidden, weight), strict=True):
+    for a, b in zip(
+        compiled(hidden, weight),
+        jax.grad(lambda h, w: theirs(h, w, labels, reduction="mean"), (0, 1))(hidden, weight),
+        strict=True,
+    ):
         agree(a, b, scale=10)
 
 
