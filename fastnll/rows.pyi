@@ -1,3 +1,0 @@
-# Nothing for Python: `rows.pxd` declares what other Cython code imports.
-
-__test__: dict[str, str]
