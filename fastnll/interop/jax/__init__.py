@@ -8,8 +8,12 @@ forward mode (``jvp``, ``jacfwd``, ``hessian``) JAX refuses, as for every functi
 
 The kernels are reached through XLA's foreign function interface. XLA hands over its own buffers, which are read and
 written in place: nothing is copied, and no JAX array is made that a callback could wait for, which is what makes
-`jax.pure_callback` hang on CPUs. Nothing is compiled against a jaxlib either: any JAX from 0.5 on will do. Small
+`jax.pure_callback` hang on CPUs. Nothing is compiled against a jaxlib either (tested with JAX
+0.10). Small
 arrays, for which a call would cost more than it saves, and other devices than CPUs get XLA's own operations.
+
+Experimental: a process that ends while a result that nobody kept is still being computed may hang at exit. Wait for
+results (``jax.block_until_ready``) before the end.
 """
 
 from fastnll.interop.jax._losses import (
