@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ranks = current()
     assert ranks is not None
     rng = np.random.default_rng(0)
-    tokens = np.minimum(rng.zipf(1.2, 40 * args.batch_tokens) - 1, args.vocab - 1).astype(np.uint16)
+    tokens = np.minimum(rng.zipf(1.2, (args.steps + 8) * args.batch_tokens) - 1, args.vocab - 1).astype(np.uint16)
     model = NGram(args.vocab, context=4, dim=args.dim, hidden=args.hidden)
     alone = Objective(model, SequenceDataset(tokens, vocab_size=args.vocab), block_rows=args.block_rows)
     params = model.init(0)

@@ -103,15 +103,15 @@ def _cores(comm: Any) -> Iterator[None]:
 
 def _end(ranks: Any, code: int, said: str) -> None:
     """Leave together with the other ranks, or take them along."""
+    from fastnll.distributed.ranks import end_all
+
     request = ranks.comm.Ibarrier()
     waited_until = time.monotonic() + (_AFTER_SIGNAL if code > 128 else _PATIENCE)
     while not request.Test():
         if code and time.monotonic() > waited_until:
             # The others are in a collective that this rank will never join.
             print("".join(f"rank {ranks.rank}: {line}\n" for line in said.splitlines()), end="", file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            ranks.comm.Abort(code)
+            end_all(ranks.comm, code)
         time.sleep(0.001)
     codes = ranks.comm.allgather(code)
     if code and not codes[0] and codes.index(max(codes)) == ranks.rank:

@@ -7,15 +7,18 @@ already costs nothing. What a computation then touches is in memory, and it neve
 from __future__ import annotations
 
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Ahead", "will_read"]
+__all__ = ["Ahead", "map_pages", "will_read"]
 
 # Linux cuts one request down to the largest read of the device, which is 128 KiB where nothing larger is set.
 _REQUEST = 1 << 17
 _PAGE = mmap.PAGESIZE
+# MADV_POPULATE_READ, for which Python has no name yet.
+_populate: int | None = 22 if sys.platform == "linux" else None
 
 
 # Batches that are fetched ahead after one that had to wait for the disk.
@@ -97,6 +100,26 @@ def will_read(dataset: Any, starts: np.ndarray, stops: np.ndarray) -> int:
         asked += _ask(mapping.map, begin, end)
         begin, end = a, b
     return asked + _ask(mapping.map, begin, end)
+
+
+def map_pages(dataset: Any, start: int, stop: int) -> None:
+    """Enter the pages of ``dataset.tokens[start:stop]``, which are going to be read now, in one go.
+
+    A fault for every sixteen pages is a twelfth of the time of the fastest pass. Only Linux from 5.14 on can be asked;
+    elsewhere nothing happens.
+    """
+    global _populate
+    mapping = getattr(dataset, "mapping", None)
+    if mapping is None or _populate is None:
+        return
+    first = _offset_in_file(mapping, dataset.tokens)
+    if first is None:
+        return
+    low = (first + start * dataset.tokens.itemsize) // _PAGE * _PAGE
+    try:
+        mapping.map.madvise(_populate, low, first + stop * dataset.tokens.itemsize - low)
+    except OSError:
+        _populate = None
 
 
 def _ask(mapped: mmap.mmap, begin: int, end: int) -> int:

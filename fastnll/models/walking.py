@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnll.data.prefetching import will_read
+from fastnll.data.prefetching import map_pages, will_read
 from fastnll.data.watching import report
 from fastnll.models.spans import Spans
 
@@ -59,15 +59,18 @@ class Walk:
             n_bytes += (last - first) * _FAULT
         else:
             self._fetch(max(row, self._fetched), min(high + _WINDOW, self._stop))
+            map_pages(self._data, self._position(row), self._position(high - 1) + 1)
         # The rows before this window have been read, or are being: those few pages are mapped again.
         self._data.note_read(n_bytes)
         self._noted = high
 
     def _fetch(self, low: int, high: int) -> None:
         if low < high:
-            bounds = [int(self._spans.rows(row, row + 1)[0][0]) for row in (low, high - 1)]
-            will_read(self._data, np.array([bounds[0]]), np.array([bounds[1] + 1]))
+            will_read(self._data, np.array([self._position(low)]), np.array([self._position(high - 1) + 1]))
             self._fetched = high
+
+    def _position(self, row: int) -> int:
+        return int(self._spans.rows(row, row + 1)[0][0])
 
     def done(self, row: int) -> None:
         """Say that the rows before this one have been dealt with."""

@@ -53,8 +53,8 @@ def problems() -> dict[str, tuple[Objective, dict[str, Any]]]:
         # Blocks of 16 rows: many more than ranks, groups of one and of several blocks; of 4096: one for all.
         for block_rows in (16, 4096):
             model = NGram(V, 2, 4, 6)
-            for dtype, l2 in ((np.float32, 0.0), (np.float64, 0.1)):
-                key = f"ngram {name} {block_rows} {np.dtype(dtype)}"
+            for dtype, l2 in ((np.float32, 0.0), (np.float32, 0.1), (np.float64, 0.1)):
+                key = f"ngram {name} {block_rows} {np.dtype(dtype)}" + (", l2" if l2 else "")
                 found[key] = Objective(model, dataset, l2=l2, block_rows=block_rows), filled(model, dtype)
     ragged = datasets()["ragged"]
     table = Bigram(V)

@@ -119,6 +119,8 @@ def test_the_reference_has_every_public_name() -> None:
     modules = re.findall(r"automodule:: (\S+)", reference)
     listed = set(re.findall(r"auto(?:function|class|exception|data):: (\S+)", reference))
     for module in modules:
+        if module.startswith("fastnll.interop."):
+            continue  # needs the other library, and its names are not of fastnll itself
         listed |= {f"fastnll.{name}" for name in importlib.import_module(module).__all__}
     assert {f"fastnll.{name}" for name in fastnll.__all__} - listed == set()
 
