@@ -1,6 +1,7 @@
 """fastnll: the negative log-likelihood, its gradient and its minimum, fast on CPUs."""
 
 from fastnll.accumulate import Accumulator, VocabularyShard, merge_shards, shard_state
+from fastnll.buffers import empty_cache
 from fastnll.config import using
 from fastnll.data import FeatureDataset, SequenceDataset
 from fastnll.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_details",
     "cross_entropy_value_and_grad",
+    "empty_cache",
     "fit",
     "info",
     "linear_cross_entropy",

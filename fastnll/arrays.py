@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnll.buffers import pool
 from fastnll.dtypes import FLOATS, float_type
 from fastnll.errors import DTypeError, OptionError, ShapeError
 
@@ -22,7 +23,6 @@ __all__ = [
     "as_float_array",
     "as_targets",
     "check_axis",
-    "fresh_array",
     "out_rows",
     "rows_view",
     "shared_array",
@@ -245,7 +245,7 @@ def out_rows(
     """
     like = sources[0]
     if out is None:
-        result = fresh_array(like.shape, like.dtype)
+        result = pool.empty(like.shape, like.dtype)
         rows = _row_view(result, axis, row_shape)
         return (result, rows, None) if rows is not None else (result, *_buffer(result, axis, row_shape))
     if not isinstance(out, np.ndarray):
@@ -263,19 +263,6 @@ def out_rows(
     overlaps = any(np.may_share_memory(out, s) and not _same_memory(out, s) for s in sources)
     rows = None if overlaps else _row_view(out, axis, row_shape)
     return (out, rows, None) if rows is not None else (out, *_buffer(out, axis, row_shape))
-
-
-def fresh_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return an uninitialised C-contiguous array; a large one starts on a cache line.
-
-    The memory is NumPy's own, which asks for huge pages: a fresh page costs more than the kernel that fills it.
-    """
-    n_bytes = _product(shape) * dtype.itemsize
-    if n_bytes < 1 << 20:
-        return np.empty(shape, dtype)
-    memory = np.empty(n_bytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _row_view(a: Array, axis: int, row_shape: tuple[int, ...]) -> Array | None:

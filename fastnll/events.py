@@ -78,7 +78,7 @@ class Call(NamedTuple):
     exps : int
         Exponentials an element.
     fresh : int
-        Bytes of a result whose memory was never touched before.
+        Bytes of a result whose memory came from the allocator: new, or that of an earlier result.
     usage : tuple or None
         (page faults, process CPU before, thread CPU before, process CPU after, thread CPU after), CPU times in
         nanoseconds; None for small calls, where asking would cost more than it tells.

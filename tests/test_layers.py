@@ -13,7 +13,7 @@ ROOT = Path(fastnll.__file__).parent
 
 # Lowest first; a module may import what stands in its own line or above it.
 LAYERS = (
-    ("errors", "dtypes", "events"),
+    ("errors", "dtypes", "events", "buffers"),
     ("arrays", "config", "options", "arrayfiles", "history"),
     ("kernels",),
     ("plan", "system"),
@@ -34,6 +34,7 @@ BESIDE: dict[str, set[str]] = {
     "data": {"errors", "dtypes"},
     "profiling": {"events"},
     "interop": {
+        "buffers",
         "ops",
         "losses",
         "errors",

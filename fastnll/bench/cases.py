@@ -19,7 +19,7 @@ __all__ = ["CASES", "GROUPS", "ITEMSIZES", "MODES", "Case", "Traffic", "select_c
 ITEMSIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 # mode -> the kind of memory traffic that bounds it, as `fastnll.profiling` names them
-MODES = {"value": "read", "inplace": "update", "out": "copy", "fresh": "fresh"}
+MODES = {"value": "read", "inplace": "update", "out": "copy", "fresh": "copy"}
 GROUPS = {
     "large": "value and gradient, from V = 256 to 262144",
     "softmax": "logsumexp, softmax, log_softmax and their vector-Jacobian products",
@@ -65,7 +65,8 @@ class Case:
         Of the logits: "float64", "float32", "bfloat16" or "float16".
     mode : str
         "value" (nothing of the logits' size is written), "inplace", "out" (an array that exists and is
-        warm) or "fresh" (memory from the allocator, page faults included).
+        warm) or "fresh" (an array of the library's own; page faults included, where it does not use
+        the memory of earlier results again).
     axis : int
         The class axis.
     features : int

@@ -32,7 +32,7 @@ def limit_runs(case: Case, threads: int) -> dict[str, tuple[Run, float]]:
     Returns
     -------
     dict
-        One or two of "read", "update", "copy", "copy_nt", "fresh", "fresh_nt" (the kind of traffic of the case,
+        One or two of "read", "update", "copy", "copy_nt" (the kind of traffic of the case,
         with and without non-temporal stores where it matters) and "exp". Empty for the cost of a call.
 
     Examples
@@ -79,8 +79,7 @@ def limit_runs(case: Case, threads: int) -> dict[str, tuple[Run, float]]:
         for stream in (False, True) if probes.has_stream else (False,):
 
             def copy(stream: bool = stream) -> None:
-                target = np.empty_like(written) if traffic.kind == "fresh" else written
-                probes.copy(target, source[: target.size], stream=stream)
+                probes.copy(written, source[: written.size], stream=stream)
                 read_rest()
 
             add(traffic.kind + ("_nt" if stream else ""), copy)

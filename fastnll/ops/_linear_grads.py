@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.arrays import fresh_array, shared_array
+from fastnll.arrays import shared_array
+from fastnll.buffers import pool
 from fastnll.dtypes import float_type
 from fastnll.errors import DTypeError, OptionError, ShapeError
 from fastnll.ops._linear_filter import FilterReport
@@ -140,7 +141,7 @@ def prepare_grads(
             arrays[name] = _target(name, given[name], shapes[name], allowed, inputs)
             inputs.append(arrays[name])  # type: ignore[arg-type]
         else:
-            arrays[name] = fresh_array(shapes[name], dtype)
+            arrays[name] = pool.empty(shapes[name], dtype)
     hidden, weight, bias = (arrays[name] for name in WRT)
     return _with_sums(lp, hidden, weight, bias, accumulate)
 

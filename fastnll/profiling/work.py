@@ -32,6 +32,7 @@ _FLOPS = {
 }
 # Fresh arrays below this come from memory that the allocator already has: no page is touched first.
 _FRESH = 1 << 20
+_LARGEST_PAGE = 2 << 20
 # Rows of a block, as in the op table (a test compares the two).
 ROW_BLOCK = 64
 
@@ -95,7 +96,7 @@ def work_of(call: Call) -> Work:
     elif call.mode == "product":
         kind = "product"
     elif call.mode == "out":
-        kind = "fresh" if call.fresh >= _FRESH else "copy"
+        kind = "fresh" if _touched_first(call) else "copy"
     else:
         kind = "read"
     flops = call.flops or n * v * _FLOPS.get((name, call.mode), 0)
@@ -103,6 +104,11 @@ def work_of(call: Call) -> Work:
     working = total - written if kind == "update" else total
     blocks = -(-n // ROW_BLOCK) if rows else 0
     return Work(kind, total - written, written, n * v * call.exps, flops, itemsize, working, blocks)
+
+
+def _touched_first(call: Call) -> bool:
+    """Whether the result went to new pages: memory that is used again has no faults, and one makes at most 2 MB."""
+    return call.fresh >= _FRESH and (call.usage is None or call.usage[0] * _LARGEST_PAGE >= call.fresh // 2)
 
 
 class Limits:

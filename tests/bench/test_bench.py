@@ -111,7 +111,7 @@ def test_shares_and_ratios_are_taken_within_rounds() -> None:
 
 
 def test_the_limits_move_the_bytes_of_the_model() -> None:
-    expected = {"value": {"read", "exp"}, "inplace": {"update", "exp"}, "fresh": {"fresh", "fresh_nt", "exp"}}
+    expected = {"value": {"read", "exp"}, "inplace": {"update", "exp"}, "fresh": {"copy", "copy_nt", "exp"}}
     for mode, names in expected.items():
         op = "cross_entropy" if mode == "value" else "cross_entropy_value_and_grad"
         runs = limits.limit_runs(Case("large", op, (64, 1024), (64, 1024), mode=mode), 1)

@@ -21,6 +21,8 @@ from fastnll.cli.parsing import commands_of
 from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
 
 OPTIONAL = ("torch", "jax", "sklearn", "mpi4py", "tokenizers", "numba", "matplotlib", "ml_dtypes", "pyarrow")
+# A part of ours that needs an optional package without naming it.
+THROUGH = {"mpi4py": "distributed"}
 NAMES = {command.name for command in COMMANDS}
 # Lines that are not typed in a test: installing, and whatever measures for minutes.
 NOT_RUN = re.compile(r"^(pip|python -m (pip|pytest|venv|sphinx)|bash|mpiexec|git)\b|&& ")
@@ -84,7 +86,8 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyt
     assert {block.language for block in found} <= RUN | SHOWN
     code = "\n".join(block.text for block in found if block.language in ("python", "pycon"))
     for name in OPTIONAL:
-        if re.search(rf"^\s*(>>> )?(import|from) {name}\b|fastnll\.interop\.{name}\b", code, re.MULTILINE):
+        through = rf"fastnll\.interop\.{name}\b|fastnll\.{THROUGH.get(name, 0)}\b"
+        if re.search(rf"^\s*(>>> )?(import|from) {name}\b|{through}", code, re.MULTILINE):
             pytest.importorskip(name, reason=f"the page needs {name}")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}

@@ -5,8 +5,8 @@ named below and nothing else: signatures, defaults, shapes, dtypes and errors ar
 whatever has no kernel here.
 """
 
+from fastnll.buffers import empty_cache
 from fastnll.interop.torch import _ops as _ops
-from fastnll.interop.torch._buffers import empty_cache
 from fastnll.interop.torch._cross_entropy import cross_entropy
 from fastnll.interop.torch._linear import linear_cross_entropy
 from fastnll.interop.torch._modules import CrossEntropyLoss, LinearCrossEntropyLoss, LogSoftmax, NLLLoss, Softmax

@@ -23,7 +23,7 @@ import torch
 from torch.autograd import forward_ad
 
 from fastnll import config
-from fastnll.interop.torch._buffers import pool
+from fastnll.buffers import pool
 
 __all__ = [
     "DIRECT",
