@@ -25,7 +25,22 @@ from fastnll.profiling.machine import available_memory
 if TYPE_CHECKING:
     from fastnll.bench.linear import LinearOracle
 
-__all__ = ["QUICK", "Admitted", "CaseResult", "Effort", "Timing", "admit", "interleave", "measure_case"]
+__all__ = ["QUICK", "Admitted", "CaseResult", "Effort", "Timing", "admit", "interleave", "make_oracle", "measure_case"]
+
+
+def make_oracle(data: Data) -> Oracle | LinearOracle:
+    """Return what knows the truth about a case: with or without logits.
+
+    Examples
+    --------
+    >>> make_oracle(make_data(Case("large", "cross_entropy", (4, 8), (4, 8)))).mean_loss() > 0
+    np.True_
+    """
+    if data.case.features:
+        from fastnll.bench.linear import LinearOracle
+
+        return LinearOracle(data)
+    return Oracle(data)
 
 
 @dataclass(frozen=True)
@@ -145,13 +160,7 @@ def admit(data: Data, names: Iterable[str], threads: int) -> tuple[dict[str, Adm
     left_out : dict of str to str
         The reasons; a contender that offers nothing for the case is in neither.
     """
-    oracle: Oracle | LinearOracle
-    if data.case.features:
-        from fastnll.bench.linear import LinearOracle
-
-        oracle = LinearOracle(data)
-    else:
-        oracle = Oracle(data)
+    oracle = make_oracle(data)
     admitted, left_out = {}, {}
     for name in names:
         try:
