@@ -46,7 +46,7 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
     p = F(where)(lane, hole, zero, p);           \
     hole -= step
         for (; i < whole; i += 4 * W) {
-            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH_SHORT);
+            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
             ADD(a0, c0, S(ld)(x + i), i, LEAVE_OUT);
             ADD(a1, c1, S(ld)(x + i + W), i + W, LEAVE_OUT);
             ADD(a2, c0, S(ld)(x + i + 2 * W), i + 2 * W, LEAVE_OUT);
