@@ -60,6 +60,8 @@ def missing(engine: Engine) -> str | None:
     return reason
 
 
+# The rows of AMX are those of AVX-512: only matrix products need to be tried on both.
+AMX = Engine("native", "amx")
 ENGINES = (
     Engine("native", "baseline"),
     Engine("native", "avx2"),
@@ -69,10 +71,10 @@ ENGINES = (
 )
 
 
-def engine_params() -> list[Any]:
+def engine_params(*more: Engine) -> list[Any]:
     """Return one pytest parameter an engine, skipped with its reason where it cannot run."""
     params = []
-    for engine in ENGINES:
+    for engine in (*ENGINES, *more):
         why = missing(engine)
         marks = [pytest.mark.skip(reason=f"{engine.name}: {why}")] if why else []
         params.append(pytest.param(engine, id=engine.name, marks=marks))

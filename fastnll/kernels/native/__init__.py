@@ -3,7 +3,6 @@
 from fastnll.kernels.native._kernels import (
     cross_entropy,
     gather,
-    isas,
     logsumexp,
     scan_targets,
     sgd_update,
@@ -12,6 +11,7 @@ from fastnll.kernels.native._kernels import (
     softmax_vjp,
 )
 from fastnll.kernels.native._linear import (
+    isas,
     linear_farthest,
     linear_grads,
     linear_logits,

@@ -44,11 +44,6 @@ cdef int _float_code(object dtype) except -1:
     return float_type(dtype).code
 
 
-def isas():
-    """Return the names of the tables this machine can run, the best last."""
-    return tuple(_table_index)
-
-
 cdef const fnll_table *_table() except NULL:
     """Return the table that `using` or the environment pins, else the best."""
     cdef object name = config.pinned_isa()
@@ -56,7 +51,8 @@ cdef const fnll_table *_table() except NULL:
         return _tables[_n_tables - 1]
     if name not in _table_index:
         from fastnll.kernels import registry
-        registry.isa_name()  # raises, with what there is
+        registry.isa_name()  # raises, with what there is, unless it is AMX: that is for matrix products alone
+        return _tables[_n_tables - 1]
     return _tables[<int>_table_index[name]]
 
 

@@ -74,6 +74,11 @@ cdef int _n_tables = fnll_linear_tables(_tables, 8)
 cdef dict _index = {_tables[i].name.decode(): i for i in range(_n_tables)}
 
 
+def isas():
+    """Return the names of the tables this machine can run, the best last."""
+    return tuple(_index)
+
+
 cdef const fnll_products *_products(object dtype) except NULL:
     """Return the products of a storage dtype in the table that is pinned, else the best."""
     cdef object name = config.pinned_isa()

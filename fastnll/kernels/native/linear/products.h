@@ -1,6 +1,13 @@
 /* The products of a chunk for one storage type: included with SNAME, STYPE, S_IS_16 and T set. */
 #undef S
 #undef PANEL
+#undef S_TILES
+/* Products of float32 and bfloat16 go to tile registers where the table has them. */
+#if defined(HAS_TILES) && !T_IS_F64
+#define S_TILES CAT(TILES_, SNAME)
+#else
+#define S_TILES 0
+#endif
 #define S(name) CAT(name##_s, SNAME)
 
 /* A row of n stored elements in the compute type: itself, or converted into `to`. */
@@ -34,17 +41,55 @@ static int64_t S(depth)(int64_t c, int64_t d) {
     return ((d + parts - 1) / parts + 15) / 16 * 16;
 }
 
+#if S_TILES
+#include "tiles_products.h"
+#endif
+
+/* Around the products of a thread. */
+inline_always void S(begin)(const fnll_linear *t) {
+#if S_TILES
+    if (S(on_tiles)(t)) tiles_on();
+#endif
+    (void)t;
+}
+inline_always void S(end)(const fnll_linear *t) {
+#if S_TILES
+    if (S(on_tiles)(t)) tiles_off();
+#endif
+    (void)t;
+}
+
 /* One panel more or less would map onto the same cache sets: a vector of padding moves them apart. */
 #define PANEL(k) ((k) * NR + W)
+
+/* What a thread needs beside a tile of G: panels of weights and an edge, or packed tiles. */
+static int64_t S(room)(int64_t c, int64_t d) {
+    int64_t room = F(round_up)(d) / NR * PANEL(TILE) + MR * NR;
+#if S_TILES
+    int64_t tiles[4];
+    S(tiles_sizes)(c, d, tiles);
+    if (c >= TILES_LEAST && tiles[3] > room) room = tiles[3];
+#endif
+    (void)c;
+    return room;
+}
 
 static void S(sizes)(int64_t c, int64_t d, int filter, int64_t out[4]) {
     const int64_t cp = F(round_up)(c), dp = F(round_up)(d);
     out[0] = cp / NR * PANEL(d);
     out[1] = dp / NR * PANEL(c);
     out[2] = c * dp;
-    const int64_t first = TILE * cp + (S_IS_16 ? TILE * S(depth)(c, d) : 0);
+    int64_t first = TILE * cp + (S_IS_16 ? TILE * S(depth)(c, d) : 0), room = S(room)(c, d);
+#if S_TILES
+    if (c >= TILES_LEAST) {
+        int64_t tiles[4];
+        S(tiles_sizes)(c, d, tiles);
+        for (int i = 0; i < 2; i++) out[i] = out[i] > tiles[i] ? out[i] : tiles[i];
+        first = first > tiles[2] ? first : tiles[2];
+    }
+#endif
     const int64_t entries = filter ? 2 * (c * TILE / SPARSE_SHARE + W) * (int64_t)(sizeof(F(entry)) / sizeof(REAL)) + 3 * dp : 0;
-    const int64_t last = c * (TILE + W) + dp / NR * PANEL(TILE) + MR * NR + entries;
+    const int64_t last = c * (TILE + W) + room + entries;
     out[3] = (first > last ? first : last) + d + 2 * TILE + 2 * W + (filter ? 2 * c * (int64_t)(8 / sizeof(REAL)) : 0);
 }
 
@@ -52,6 +97,12 @@ static int64_t S(panels)(int64_t c) { return F(round_up)(c) / NR; }
 
 /* hidden_k: panels of NR rows, feature after feature; hidden_d: panels of NR features, row after row. */
 static void S(pack)(const fnll_linear *t, int64_t item, int for_grads) {
+#if S_TILES
+    if (S(on_tiles)(t)) {
+        S(tiles_pack)(t, item, for_grads);
+        return;
+    }
+#endif
     const int64_t d = t->d, c0 = item * NR, c1 = c0 + NR < t->c ? c0 + NR : t->c, dp = F(round_up)(d);
     REAL *k = (REAL *)t->hidden_k + item * PANEL(d), buffer[256];
     for (int64_t r = c0; r < c0 + NR; r++) {
@@ -85,6 +136,12 @@ static void S(pack)(const fnll_linear *t, int64_t item, int for_grads) {
 
 /* hidden weight^T of a tile, as columns: tile[n][cp]. */
 static void S(multiply)(const fnll_linear *t, int64_t v0, int64_t n, REAL *tile, REAL *converted) {
+#if S_TILES
+    if (S(on_tiles)(t)) {
+        S(tiles_multiply)(t, v0, n, tile, converted);
+        return;
+    }
+#endif
     const int64_t d = t->d, cp = F(round_up)(t->c), depth = S(depth)(t->c, d);
     for (int64_t k0 = 0; k0 < d; k0 += depth) {
         const int64_t k = d - k0 < depth ? d - k0 : depth;
@@ -114,7 +171,9 @@ static void S(multiply)(const fnll_linear *t, int64_t v0, int64_t n, REAL *tile,
 static void S(logits)(const fnll_linear *t, int64_t v0, int64_t v1, void *memory) {
     const int64_t cp = F(round_up)(t->c);
     REAL *tile = memory;
+    S(begin)(t);
     S(multiply)(t, v0, v1 - v0, tile, tile + TILE * cp);
+    S(end)(t);
     for (int64_t r = 0; r < t->c; r += W)
         F(turn_rows)(t, tile, cp, v0, v1 - v0, r, (REAL *)t->logits + r * t->logits_row + v0, t->logits_row);
 }
@@ -124,6 +183,7 @@ static void S(stats)(const fnll_linear *t, int64_t v0, int64_t v1, fnll_block *s
     const int64_t cp = F(round_up)(t->c);
     REAL *tile = memory, buffer[W * TILE];
     const uint32_t mode = flush_on();
+    S(begin)(t);
     for (int64_t r = 0; r < t->c; r++) states[r] = (fnll_block){-INFINITY, 0.0};
     for (int64_t at = v0; at < v1; at += TILE) {
         const int64_t n = v1 - at < TILE ? v1 - at : TILE;
@@ -142,6 +202,7 @@ static void S(stats)(const fnll_linear *t, int64_t v0, int64_t v1, fnll_block *s
             }
         }
     }
+    S(end)(t);
     flush_restore(mode);
 }
 
@@ -201,14 +262,74 @@ static void S(sparse)(const fnll_linear *t, const F(entry) *found, const F(entry
     }
 }
 
+/* sum[c][dp] (+)= G weight of a tile. */
+static void S(hidden_product)(const fnll_linear *t, const REAL *g, int64_t ld, int64_t at, int64_t n, REAL *sum, int later,
+                              REAL *panels, REAL *buffer) {
+#if S_TILES
+    if (S(on_tiles)(t)) {
+        S(tiles_hidden)(t, g, ld, at, n, sum, later, panels);
+        return;
+    }
+#endif
+    const int64_t c = t->c, d = t->d, dp = F(round_up)(d);
+    for (int64_t i = 0; i < n; i++) {
+        const REAL *x = S(row)((const STYPE *)t->weight + (at + i) * t->weight_row, d, buffer);
+        int64_t q = 0;
+        REAL *to = panels + i * NR;
+        for (; q + NR <= d; q += NR, to += PANEL(TILE)) {
+            F(store)(to, F(load)(x + q));
+            F(store)(to + W, F(load)(x + q + W));
+        }
+        if (q < d)
+            for (int64_t j = 0; j < NR; j++) to[j] = q + j < d ? x[q + j] : 0;
+    }
+    for (int64_t p = 0; p < dp / NR; p++)
+        for (int64_t r = 0; r < c;) {
+            const int64_t m = F(height)(c - r);
+            F(block_rows)(g + r * ld, ld, panels + p * PANEL(TILE), n, sum + r * dp + p * NR, dp, later, g, 0, m);
+            r += m;
+        }
+}
+
+/* Rows at .. at+n-1 of dW (+)= G^T hidden. */
+static void S(weight_product)(const fnll_linear *t, const REAL *g, int64_t ld, int64_t at, int64_t n, REAL *panels) {
+#if S_TILES
+    if (S(on_tiles)(t)) {
+        S(tiles_weight)(t, g, ld, at, n, panels);
+        return;
+    }
+#endif
+    const int64_t c = t->c, d = t->d, dp = F(round_up)(d);
+    REAL *edge = panels + dp / NR * PANEL(TILE);
+    REAL *to = (REAL *)t->grad_weight + at * d;
+    for (int64_t i = 0; i < n;) {
+        const int64_t m = F(height)(n - i);
+        for (int64_t p = 0; p < dp / NR; p++) {
+            const REAL *b = (const REAL *)t->hidden_d + p * PANEL(c);
+            const int64_t width = d - p * NR < NR ? d - p * NR : NR;
+            REAL *out = to + i * d + p * NR;
+            if (width == NR) {
+                F(block_columns)(g + i, ld, b, c, out, d, t->add_weight, g, 0, m);
+            } else {
+                F(block_columns)(g + i, ld, b, c, edge, NR, 0, g, 0, m);
+                for (int64_t r = 0; r < m; r++)
+                    for (int64_t j = 0; j < width; j++)
+                        out[r * d + j] = edge[r * NR + j] + (t->add_weight ? out[r * d + j] : 0);
+            }
+        }
+        i += m;
+    }
+}
+
 static void S(grads)(const fnll_linear *t, int64_t v0, int64_t v1, int64_t slice, void *memory) {
     const int64_t c = t->c, d = t->d, dp = F(round_up)(d), ld = TILE + W;
-    REAL *g = memory, *panels = g + c * ld, *edge = panels + dp / NR * PANEL(TILE), *buffer = edge + MR * NR;
+    REAL *g = memory, *panels = g + c * ld, *buffer = panels + S(room)(c, d);
     REAL *sum = (REAL *)t->partial + slice * c * dp;
     F(entry) *found = 0, *sorted = 0;
     double *lost = 0;
     REAL *row = 0;
     int later = 0;
+    S(begin)(t);
     if (t->filter) {
         row = buffer + d + 2 * TILE;
         lost = (double *)(((uintptr_t)(row + dp + W) + 7) & ~(uintptr_t)7);
@@ -253,46 +374,10 @@ static void S(grads)(const fnll_linear *t, int64_t v0, int64_t v1, int64_t slice
             }
             t->kept[slice] += (double)(c * n);
         }
-        if (t->grad_hidden) {
-            for (int64_t i = 0; i < n; i++) {
-                const REAL *x = S(row)((const STYPE *)t->weight + (at + i) * t->weight_row, d, buffer);
-                int64_t q = 0;
-                REAL *to = panels + i * NR;
-                for (; q + NR <= d; q += NR, to += PANEL(TILE)) {
-                    F(store)(to, F(load)(x + q));
-                    F(store)(to + W, F(load)(x + q + W));
-                }
-                if (q < d)
-                    for (int64_t j = 0; j < NR; j++) to[j] = q + j < d ? x[q + j] : 0;
-            }
-            for (int64_t p = 0; p < dp / NR; p++)
-                for (int64_t r = 0; r < c;) {
-                    const int64_t m = F(height)(c - r);
-                    F(block_rows)(g + r * ld, ld, panels + p * PANEL(TILE), n, sum + r * dp + p * NR, dp, later, g, 0, m);
-                    r += m;
-                }
-        }
-        if (t->grad_weight) {
-            REAL *to = (REAL *)t->grad_weight + at * d;
-            for (int64_t i = 0; i < n;) {
-                const int64_t m = F(height)(n - i);
-                for (int64_t p = 0; p < dp / NR; p++) {
-                    const REAL *b = (const REAL *)t->hidden_d + p * PANEL(c);
-                    const int64_t width = d - p * NR < NR ? d - p * NR : NR;
-                    REAL *out = to + i * d + p * NR;
-                    if (width == NR) {
-                        F(block_columns)(g + i, ld, b, c, out, d, t->add_weight, g, 0, m);
-                    } else {
-                        F(block_columns)(g + i, ld, b, c, edge, NR, 0, g, 0, m);
-                        for (int64_t r = 0; r < m; r++)
-                            for (int64_t j = 0; j < width; j++)
-                                out[r * d + j] = edge[r * NR + j] + (t->add_weight ? out[r * d + j] : 0);
-                    }
-                }
-                i += m;
-            }
-        }
+        if (t->grad_hidden) S(hidden_product)(t, g, ld, at, n, sum, later, panels, buffer);
+        if (t->grad_weight) S(weight_product)(t, g, ld, at, n, panels);
     }
+    S(end)(t);
 }
 
 /* The sums of all slices, in order, to rows r0 .. r1-1 of the gradient. */

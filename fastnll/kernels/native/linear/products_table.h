@@ -20,6 +20,12 @@
 #define T f32
 #define T_IS_F64 0
 #include "micro.h"
+#ifdef HAS_TILES
+#include "tiles.h"
+#define TILES_f32 1
+#define TILES_bf16 1
+#define TILES_f16 0
+#endif
 #define SNAME f32
 #define STYPE float
 #include "products.h"
