@@ -1,4 +1,4 @@
-"""Products on tile registers: any size, chunks of 48 rows and more, numbers that are no sum of parts."""
+"""Products on tile registers: any size, chunks of 64 rows and more, numbers that are no sum of parts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def close(got: Any, want: Any, eps: float = 3e-6) -> None:
 
 @settings(max_examples=60)
 @given(
-    n=st.integers(48, 150),
+    n=st.integers(60, 150),
     d=st.integers(1, 140),
     v=st.integers(1, 500),
     dtype=st.sampled_from(list(DTYPES)),
@@ -166,9 +166,9 @@ def test_strides_accumulation_and_the_filter(dtype: str) -> None:
 
 
 def test_few_rows_go_to_vectors() -> None:
-    """47 of them, and 48 to tiles: alike to rounding."""
-    hidden, weight, targets, bias = head(48, 33, 225, "float32")
+    """63 of them, and 64 to tiles: alike to rounding."""
+    hidden, weight, targets, bias = head(64, 33, 225, "float32")
     with fn.using(isa="amx"):
-        few = fn.linear_cross_entropy(hidden[:47], weight, targets[:47], bias, reduction="none")
+        few = fn.linear_cross_entropy(hidden[:63], weight, targets[:63], bias, reduction="none")
         many = fn.linear_cross_entropy(hidden, weight, targets, bias, reduction="none")
-    np.testing.assert_allclose(many[:47], few, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(many[:63], few, rtol=1e-6, atol=1e-6)

@@ -13,7 +13,7 @@
 #define SIDE 32       /* rows and columns of a block of results: two by two tiles */
 #define G_PARTS 3     /* of a gradient, which is float32 whatever is stored */
 /* Fewer rows than this are not worth the packing of the weights. */
-#define TILES_LEAST 48
+#define TILES_LEAST 64
 
 typedef uint16_t half;
 
