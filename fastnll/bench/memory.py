@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,10 @@ def _resident(field: str) -> int:
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"{_STATUS} has no line {field}")
+
+
+# Memory that is freed goes back to the system at once: what making the data has left behind must not serve the call.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def _call(run: Run) -> None:
@@ -115,7 +120,11 @@ def measure_memory(
             # Each in a fresh process: what one library keeps for itself must not serve the next.
             request = json.dumps({"case": case.name, "contender": name, "threads": threads, "quick": quick})
             done = subprocess.run(
-                [sys.executable, "-m", "fastnll.bench.memory", request], capture_output=True, text=True, check=False
+                [sys.executable, "-m", "fastnll.bench.memory", request],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, **_MALLOC},
             )
             if done.returncode == 0:
                 answer = json.loads(done.stdout.splitlines()[-1])

@@ -26,7 +26,12 @@ text { fill: var(--ink); font: 12px system-ui, sans-serif } .x { text-anchor: mi
 """
 _STYLE += "".join(f".c{i} {{ fill: var(--c{i}); stroke: var(--c{i}) }} " for i in range(8))
 _TOP = 62
-_LABELS = {"cross_entropy": "loss", "cross_entropy_value_and_grad": "loss and gradient"}
+_LABELS = {
+    "cross_entropy": "loss",
+    "cross_entropy_value_and_grad": "loss and gradient",
+    "linear_cross_entropy": "head's loss",
+    "linear_cross_entropy_value_and_grad": "head's gradients",
+}
 _MODES = {"value": "", "inplace": ", in place", "out": ", out=", "fresh": ", new memory"}
 # fastnll's own other backends say little to who compares it with something else.
 _PEERS = {"numpy": "NumPy", "scipy": "SciPy", "sklearn": "scikit-learn", "torch": "PyTorch",

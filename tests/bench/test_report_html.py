@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 import pytest
 
 from fastnll.bench.cases import CASES, Case
+from fastnll.bench.memory import MEMORY_CASES
+from fastnll.bench.pictures import draw_pictures
 from fastnll.bench.report_html import html_report, write_report
 from fastnll.bench.report_html_charts import Series, dots, lines
 from fastnll.cli.main import main
@@ -135,6 +137,18 @@ def test_tables_and_charts_can_be_read_without_eyes(run: dict[str, Any]) -> None
     assert len(charts) >= 8
     assert all(attributes["aria-label"] for attributes in charts)
     assert len(page.named("summary")) == len(charts)  # each has its numbers
+
+
+def test_the_pictures_know_every_case_that_is_measured_by_default(run: dict[str, Any], tmp_path: Path) -> None:
+    run["memory"] = [
+        {"case": name, "contender": who, "peak_bytes": 10**6, "mode": "value"}
+        for name in MEMORY_CASES
+        for who in ("native", "torch")
+    ]
+    files = draw_pictures(run, tmp_path)
+    assert [file.name for file in files] == ["speed.svg", "memory.svg"]
+    rows = re.findall(r'class="y"[^>]*>([^<]+)<', files[1].read_text(encoding="utf-8"))
+    assert len(set(rows)) == len(MEMORY_CASES)
 
 
 @pytest.mark.parametrize("missing", ["accuracy", "memory", "end_to_end", "roofline", "cases"])
