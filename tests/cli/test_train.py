@@ -186,11 +186,11 @@ def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "out file": (
             ["good.txt", "--out", "one.txt"],
-            "one.txt: expected a folder that can be written, got: File exists",
+            "one.txt: expected a folder that can be written, got a file; name another one",
         ),
         "out below": (
             ["good.txt", "--out", "one.txt/run"],
-            "one.txt/run: expected a folder that can be written, got: Not a",
+            "one.txt/run: expected a folder that can be written, got one below the file one.txt; name another one",
         ),
     }
 
