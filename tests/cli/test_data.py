@@ -292,6 +292,18 @@ def test_training_takes_any_dataset_file(cli: Cli, files: tuple[str, SequenceDat
     assert results[2]["bits_per_byte"] == pytest.approx(trained["bits_per_byte"]), "ids get the run's tokenizer"
 
 
+def test_a_format_that_is_a_guess_is_called_one(cli: Cli, ids: SequenceDataset) -> None:
+    assert cli("data", "convert", "ids.fnll", "-o", "ids.bin", "--to", "nanogpt").code == 0
+
+    def shown(*argv: str) -> str:
+        return next(line for line in cli("data", "inspect", *argv).out.splitlines() if line.startswith("format"))
+
+    assert shown("ids.bin").split(maxsplit=1)[1] == "nanogpt (no header: assumed)"
+    assert shown("ids.bin", "--from", "nanogpt").split() == ["format", "nanogpt"]
+    assert shown("ids.fnll").split() == ["format", "fastnll"]
+    assert json.loads(cli("data", "inspect", "ids.bin", "--json").out)[0]["format"] == "nanogpt"
+
+
 def test_a_model_of_ids_alone(cli: Cli, ids: SequenceDataset, text: Path) -> None:
     assert cli("train", "ids.fnll", "--model", "categorical", "--steps", "3", "--out", "run").code == 0
     assert cli("eval", "run", "ids.fnll").code == 0
