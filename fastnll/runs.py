@@ -208,9 +208,17 @@ def create_run(out: str | os.PathLike[str] | None, name: str, config: dict[str, 
         probe.unlink()
     except OSError as error:
         raise DataError(
-            f"{path}: expected a folder that can be written, got: {error.strerror}; name another one"
+            f"{path}: expected a folder that can be written, got{_got(path, error)}; name another one"
         ) from None
     return RunFolder(path)
+
+
+def _got(path: Path, error: OSError) -> str:
+    if isinstance(error, FileExistsError):
+        return " a file"
+    if isinstance(error, NotADirectoryError):
+        return f" one below the file {next(part for part in path.parents if part.exists())}"
+    return f": {error.strerror}"
 
 
 def _create_with(path: Path, config: dict[str, Any]) -> RunFolder:

@@ -148,7 +148,7 @@ def _inspect(args: argparse.Namespace) -> int:
         for number, report in enumerate(reports):
             if number:
                 print()
-            print_report(report, bigrams=not args.no_bigrams)
+            print_report(report, bigrams=not args.no_bigrams, recognised=args.format is None)
     return 1 if any(report["first_bad_token"] for report in reports) else 0
 
 

@@ -14,12 +14,17 @@ __all__ = ["print_report"]
 _HISTOGRAM = 40
 
 
-def print_report(report: Mapping[str, Any], *, bigrams: bool) -> None:
-    """Print what `fastnll.data.inspect` found, with the file and its format; leave out the bigrams not counted."""
+def print_report(report: Mapping[str, Any], *, bigrams: bool, recognised: bool = True) -> None:
+    """Print what `fastnll.data.inspect` found, with the file and its format; leave out the bigrams not counted.
+
+    A format that was not `recognised` is what the user said.
+    """
+    # Nothing in such a file says that it is one.
+    assumed = " (no header: assumed)" if recognised and report["format"] == "nanogpt" else ""
     lengths = report["lengths"]
     rows = [
         ("data", report["file"] or report["source"]),
-        ("format", report["format"]),
+        ("format", report["format"] + assumed),
         *([("source", report["source"])] if report["file"] and report["source"] != report["file"] else []),
         ("tokenizer", report["tokenizer"] or "unknown"),
         ("sequences", f"{report['n_sequences']:,}"),

@@ -6,9 +6,13 @@ import argparse
 import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = ["Parser", "UsageError", "commands_of", "complaint", "deepest", "meant", "near_files", "unknown_option"]
+
+# How a sentence ends that says of a file that it is missing, and nothing more.
+_NOT_THERE = ("no such file", "no such folder", "no such file or directory", "not a directory")
 
 
 class UsageError(Exception):
@@ -97,25 +101,33 @@ def complaint(kind: str, got: str, parser: argparse.ArgumentParser) -> str:
 
 
 def near_files(arguments: Iterable[str], sentence: str) -> str:
-    """Return advice about a file that the sentence complains of and that is not there; "" if there is none.
+    """Return advice about the file that the sentence says is not there; "" if there is none.
 
     Parameters
     ----------
     arguments : iterable of str
-        Of the command line; those that look like paths, are missing, and are named in the sentence count.
+        Of the command line; those that are missing files, and that the sentence begins with, count.
     sentence : str
+        Advised on only if it ends by saying that nothing is there: one that is about something else, or that says
+        what to do, is complete.
 
     Examples
     --------
-    >>> near_files(["no-such-folder/book.txt"], "no-such-folder/book.txt: cannot be read")
+    >>> near_files(["no-such-folder/book.txt"], "no-such-folder/book.txt: no such file")
     "; there is no folder 'no-such-folder'"
     """
+    if not sentence.lower().endswith(_NOT_THERE):
+        return ""
     for path in _missing(arguments, sentence):
+        outermost = next((part for part in reversed(Path(path).parents) if not part.is_dir()), None)
+        if outermost is not None:
+            called = repr(str(outermost))
+            return f"; {called} is a file, not a folder" if outermost.exists() else f"; there is no folder {called}"
         folder, name = os.path.split(path)
         try:
             there = sorted(os.listdir(folder or "."))
-        except OSError:
-            return f"; there is no folder {folder!r}"
+        except PermissionError:
+            continue
         near = meant(name, [entry for entry in there if not entry.startswith(".")])
         if near:
             return f"; did you mean {os.path.join(folder, near)!r}?"
@@ -125,5 +137,5 @@ def near_files(arguments: Iterable[str], sentence: str) -> str:
 def _missing(arguments: Iterable[str], sentence: str) -> Iterator[str]:
     for argument in arguments:
         path = argument.partition("=")[2] if argument.startswith("--") else argument
-        if path and not path.startswith("-") and path in sentence and not os.path.lexists(path):
+        if path and not path.startswith("-") and sentence.startswith(path) and not os.path.lexists(path):
             yield path

@@ -22,7 +22,7 @@ __all__ = ["adopt", "begun", "check_same_data", "load_like", "machine", "positio
 _FREE = ("threads", "keep", "checkpoint_every", "tensorboard")
 _OPTIONS = (
     *("lr", "momentum", "nesterov", "batch_tokens", "accumulate", "schedule", "warmup", "max_norm", "weight_decay"),
-    *("seed", "dtype", "backend", "deterministic", "eval_every", "patience", "min_delta"),
+    *("group", "seed", "dtype", "backend", "deterministic", "eval_every", "patience", "min_delta"),
 )
 
 
@@ -109,7 +109,8 @@ def _adopt_length(args: argparse.Namespace, folder: RunFolder, length: tuple[int
 
 
 def _other(name: str, folder: RunFolder, value: Any, given: Any, reason: str = "") -> OptionError:
-    expected = "none" if value is None else str(value)
+    expected, given = (" ".join(each) if isinstance(each, list) else each for each in (value, given))
+    expected = "none" if value is None else expected
     advice = reason or "; leave it out, or begin another run"
     return OptionError(f"{flag(name)}: expected {expected}, with which {folder.path} was begun, got {given}{advice}")
 

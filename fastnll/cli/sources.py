@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnll.cli.parsing import meant
 from fastnll.data import SequenceDataset, Tokenizer, make_tokenizer, opcodes, open_dataset, python_docs
 from fastnll.data.checks import smallest_unsigned
 from fastnll.data.formats import Texts, holds_text, recognise
@@ -19,6 +20,7 @@ DATASETS: dict[str, Callable[..., SequenceDataset]] = {
     "python_docs": python_docs,
     "opcodes": opcodes,
 }
+_KINDS = ("bytes", "chars", "bpe")
 
 
 def tokenizer_kind(text: str) -> str:
@@ -29,10 +31,21 @@ def tokenizer_kind(text: str) -> str:
     >>> tokenizer_kind("bpe:8192")
     'bpe:8192'
     """
-    name, _, size = text.partition(":")
-    if name in ("bytes", "chars", "bpe") and (not size if name != "bpe" else not size or size.isdecimal()):
+    if _is_kind(text):
         return text
-    raise argparse.ArgumentTypeError(f"expected bytes, chars, bpe or bpe:V, got {text!r}")
+    name, colon, size = text.partition(":")
+    near = meant(name.lower(), _KINDS)
+    kind = f"bpe{colon}{size}" if near == "bpe" else str(near)
+    advice = f"; did you mean {kind}?" if _is_kind(kind) else ""
+    raise argparse.ArgumentTypeError(
+        f"expected bytes, chars, bpe or bpe:V with V from 256 to 2**24, got {text!r}{advice}"
+    )
+
+
+def _is_kind(text: str) -> bool:
+    name, _, size = text.partition(":")
+    # The 256 bytes come first; the tokenizers package allocates 66 bytes for each of V before it looks at the text.
+    return text in _KINDS or (name == "bpe" and size.isdecimal() and 256 <= int(size) <= 1 << 24)
 
 
 def load_dataset(

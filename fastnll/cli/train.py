@@ -13,6 +13,7 @@ from fastnll.callbacks import Callback, Checkpoints, CsvLines, JsonLines, Progre
 from fastnll.checkpoint import latest_checkpoint
 from fastnll.cli import resume
 from fastnll.cli.common import compute_options, describe, load_dataset, version
+from fastnll.cli.parameter_groups import grouped
 from fastnll.cli.profile import profiled
 from fastnll.cli.report import Result, signal_code
 from fastnll.cli.sharing import shared
@@ -48,6 +49,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "  fastnll train book.txt notes.txt --model ngram --context 8\n"
         "  fastnll train --data opcodes --epochs 5 --lr 10 --out runs/opcodes\n"
         "  fastnll train book.txt --model ngram --held-out 0.1 --patience 5\n"
+        "  fastnll train book.txt --model ngram --weight-decay 1e-4 --group 'b*:weight_decay=0'\n"
         "  fastnll train book.txt --held-out other.txt --eval-every 100\n"
         "  fastnll train --resume runs/opcodes\n"
         "  fastnll train --data opcodes --out runs/opcodes --resume      begins the run, or goes on with it",
@@ -95,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     with compute_options(args):
         job = _job(args, folder)
         options = job.options
-        optimizer = SGD(job.model.init(options["seed"], options["dtype"]), **{name: options[name] for name in _SGD})
+        params = grouped(job.model.init(options["seed"], options["dtype"]), options["group"], options)
+        optimizer = SGD(params, **{name: options[name] for name in _SGD})
         schedule = make_schedule(options)
         if options["tensorboard"]:
             # A run that could not begin leaves no folder: whether it is installed is known before.

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from fastnll.cli.common import DATASETS, add_compute_options, number, tokenizer_kind, whole
+from fastnll.cli.parameter_groups import group as parameter_group
 from fastnll.errors import OptionError
 from fastnll.objective import Objective
 from fastnll.schedules import Schedule, cosine, linear_warmup
@@ -80,6 +81,14 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup", type=whole(0), metavar="N", help="steps of linear warm-up (default: 1/50 of all)")
     group.add_argument("--max-norm", type=number(0, above=True), metavar="X", help="clip gradients (default: ngram 1)")
     group.add_argument("--weight-decay", type=number(0), metavar="X", help="default: 0")
+    group.add_argument(
+        "--group",
+        type=parameter_group,
+        action="append",
+        metavar="NAMES:KEY=X",
+        help="lr, momentum or weight_decay of some parameters alone, named as in ngram's embedding, w1, b1, weight, "
+        "bias, or by wildcards: --group 'b*:lr=0.1,weight_decay=0'; may be given several times",
+    )
     group.add_argument("--seed", type=whole(0), metavar="N", help="of batches and parameters (default: 0)")
     group.add_argument(
         "--deterministic", action=argparse.BooleanOptionalAction, help="launch: the same bits on any number of ranks"
@@ -188,7 +197,7 @@ def resolved(args: argparse.Namespace, objective: Objective) -> dict[str, Any]:
         options["patience"] = args.patience
     if args.patience is not None:
         options["min_delta"] = args.min_delta or 0.0
-    for name in ("epochs", "threads", "backend"):
+    for name in ("epochs", "threads", "backend", "group"):
         options[name] = getattr(args, name)
     return options
 

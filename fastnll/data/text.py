@@ -49,7 +49,7 @@ def read_bytes(path: str | os.PathLike[str], expected: str) -> bytes:
 
 def reason(error: Exception) -> str:
     """What the operating system said, as the end of a sentence."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "a folder; name the files in it"

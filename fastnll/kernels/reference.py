@@ -242,11 +242,13 @@ def _details(task: CrossEntropyTask, live: npt.NDArray[np.bool_], a: F64, m: F64
 
 def gather(task: GatherTask) -> None:
     """Write x at each id minus the row's logsumexp: log softmax(x) at those ids, and 0 at absent ones."""
-    a = _rows(task.x)
+    outer, inner, _ = task.x.shape
     present = task.ids >= 0
-    picked = np.take_along_axis(a, np.where(present, task.ids, 0), axis=1)
+    # Taken before it is widened: log-probabilities are read at these ids alone.
+    at = np.where(present, task.ids, 0).reshape(outer, inner, task.ids.shape[1])
+    picked = as_float64(np.take_along_axis(task.x, at, axis=2)).reshape(present.shape)
     if not task.normalised:
-        m, _, s = _stats(a)
+        m, _, s = _stats(_rows(task.x))
         with np.errstate(all="ignore"):
             picked = (picked - m) - np.log(s)
     with np.errstate(all="ignore"):

@@ -218,7 +218,7 @@ def test_validate_goes_on_after_a_bad_file(cli: Cli, ids: SequenceDataset) -> No
             2,
             "--tokenizer: expected none for ids.fnll, which holds ids",
         ),
-        (["inspect", "a.txt", "--tokenizer", "words"], 2, "expected bytes, chars, bpe or bpe:V, got 'words'"),
+        (["inspect", "a.txt", "--tokenizer", "words"], 2, "from 256 to 2**24, got 'words'; see"),
         (["convert", "a.txt"], 2, "the following arguments are required: -o/--out"),
         (["convert", "a.txt", "-o", "a.bin"], 2, "--to: expected 'nanogpt' or 'llmc' for a.bin"),
         (["convert", "a.txt", "-o", "no/a.fnll"], 1, "no/a.fnll: expected to write a dataset, got no such folder"),
@@ -243,9 +243,22 @@ def test_mistakes_are_one_sentence(cli: Cli, ids: SequenceDataset, argv: list[st
 
 def test_tokenizer_kinds() -> None:
     assert [tokenizer_kind(kind) for kind in ("bytes", "bpe", "bpe:512")] == ["bytes", "bpe", "bpe:512"]
-    for wrong in ("bytes:3", "bpe:x", "bpe:-3", ""):
-        with pytest.raises(Exception, match="expected bytes, chars, bpe or bpe:V"):
+    for wrong in ("bytes:3", "bpe:x", "bpe:-3", "", "bpe:255", "bpe:0", "bpe:16777217", "words"):
+        with pytest.raises(
+            Exception, match=rf"bpe:V with V from 256 to 2\*\*24, got '{wrong}'($|; did you mean bytes)"
+        ):
             tokenizer_kind(wrong)
+
+
+@pytest.mark.parametrize("command", ["train", "data inspect", "data convert -o out.fnll"])
+@pytest.mark.parametrize(
+    ("given", "advice"), [("byte", "bytes"), ("BPE:512", "bpe:512"), ("char", "chars"), ("bpe512", "bpe")]
+)
+def test_a_tokenizer_that_was_meant(cli: Cli, text: Path, command: str, given: str, advice: str) -> None:
+    code, out, err = cli(*command.split(), "text.txt", "--tokenizer", given)
+    assert (code, out) == (2, "")
+    assert "argument --tokenizer: expected bytes, chars, bpe or bpe:V " in err
+    assert f", got {given!r}; did you mean {advice}?" in err
 
 
 def test_a_bar_for_each_pass_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +303,18 @@ def test_training_takes_any_dataset_file(cli: Cli, files: tuple[str, SequenceDat
     assert results[0]["nll"] == results[1]["nll"] == pytest.approx(trained["nll"], rel=1e-12)
     assert results[2]["nll"] == pytest.approx(trained["nll"], rel=1e-12), "a categorical model sees no ends"
     assert results[2]["bits_per_byte"] == pytest.approx(trained["bits_per_byte"]), "ids get the run's tokenizer"
+
+
+def test_a_format_that_is_a_guess_is_called_one(cli: Cli, ids: SequenceDataset) -> None:
+    assert cli("data", "convert", "ids.fnll", "-o", "ids.bin", "--to", "nanogpt").code == 0
+
+    def shown(*argv: str) -> str:
+        return next(line for line in cli("data", "inspect", *argv).out.splitlines() if line.startswith("format"))
+
+    assert shown("ids.bin").split(maxsplit=1)[1] == "nanogpt (no header: assumed)"
+    assert shown("ids.bin", "--from", "nanogpt").split() == ["format", "nanogpt"]
+    assert shown("ids.fnll").split() == ["format", "fastnll"]
+    assert json.loads(cli("data", "inspect", "ids.bin", "--json").out)[0]["format"] == "nanogpt"
 
 
 def test_a_model_of_ids_alone(cli: Cli, ids: SequenceDataset, text: Path) -> None:

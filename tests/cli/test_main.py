@@ -160,6 +160,9 @@ def test_a_file_in_place_of_a_command(cli: Cli, text: Path) -> None:
         ("txet.txt", "; did you mean 'text.txt'?"),
         ("folder/txet.txt", "; did you mean 'folder/text.txt'?"),
         ("fodler/text.txt", "; there is no folder 'fodler'"),
+        ("no/such/text.txt", "; there is no folder 'no'"),
+        ("text.txt/part.txt", "; 'text.txt' is a file, not a folder"),
+        ("text.txt/a/part.txt", "; 'text.txt' is a file, not a folder"),
         ("xyzzy", ""),
     ],
 )
@@ -176,9 +179,37 @@ def test_a_file_that_is_not_there(cli: Cli, text: Path, tmp_path: Path, given: s
 def test_advice_is_given_about_missing_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text("x")
-    assert near_files(["--json=bok.txt"], "bok.txt: cannot be read") == "; did you mean 'book.txt'?"
-    assert near_files(["bok.txt"], "the disk is full") == ""
-    assert near_files(["book.txt"], "book.txt: expected text") == ""
+    assert near_files(["--json=bok.txt"], "bok.txt: no such file") == "; did you mean 'book.txt'?"
+    assert near_files(["bok.txt"], "bok.txt: the disk is full") == ""
+    assert near_files(["book.txt"], "book.txt: no such file") == ""
+    assert near_files(["--out", "bok"], "no-bok.txt: no such file") == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("train text.txt --out text.txt/run", "text.txt/run: expected a folder that can be written, got one below the"),
+        ("train text.txt --out text.txt/a/b", "text.txt/a/b: expected a folder that can be written, got one below the"),
+        (
+            "data convert text.txt -o text2.txt",
+            "--to: expected a name that ends in .fnll, .npy, .npz, .arrow, .feather,",
+        ),
+        (
+            "data convert text.txt -o text.txt/a.fnll",
+            "text.txt/a.fnll: expected to write a dataset, got a name below a",
+        ),
+        ("data convert text.txt -o text.txt/a.npy", "text.txt/a.npy: expected to write a dataset, got a name below a"),
+        ("data convert text.txt -o no/a.fnll", "no/a.fnll: expected to write a dataset, got no such folder; make it"),
+    ],
+)
+def test_what_is_written_is_not_looked_for(cli: Cli, text: Path, argv: str, sentence: str) -> None:
+    """A sentence that says what to do is left as it is."""
+    code, out, err = cli(*argv.split())
+    assert (code, out) == (2 if "--to" in sentence else 1, "")
+    assert err.startswith(f"fastnll {argv.split()[0]}: {sentence}")
+    assert "there is no" not in err
+    assert "did you mean" not in err
+    assert err.count("\n") == 1
 
 
 def test_version(cli: Cli) -> None:

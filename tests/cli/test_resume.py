@@ -48,8 +48,9 @@ def interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch, step: int, *argv: str
         ("--held-out", "0.2", "--eval-every", "4", "--patience", "9"),
         ("--held-out", "part03.txt", "--accumulate", "2", "--max-norm", "0.5", "--tokenizer", "bytes", "--epochs", "6"),
         ("--schedule", "constant", "--dtype", "float64", "--seed", "7", "--weight-decay", "0.01", "--no-nesterov"),
+        ("--weight-decay", "0.1", "--group", "b*:lr=0.1,weight_decay=0", "--group", "w1,weight:momentum=0.5"),
     ],
-    ids=["plain", "share", "file", "others"],
+    ids=["plain", "share", "file", "others", "groups"],
 )
 def test_the_same_bits(cli: Cli, texts: list[str], monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]) -> None:
     quick = QUICK if "--epochs" not in more else tuple(a for a in QUICK if a not in ("--steps", "60"))
@@ -131,6 +132,7 @@ def test_what_changes_nothing_may_change(cli: Cli, texts: list[str], monkeypatch
         ("--backend reference", "--backend: expected none, with"),
         ("--held-out 0.1", "--held-out: expected none, with"),
         ("--patience 3", "--patience: expected none, with"),
+        ("--group b1:lr=2", "--group: expected none, with which run was begun, got b1:lr=2.0; leave it out"),
         ("--accumulate 2", "--accumulate: expected 1, with"),
         ("--steps 10", "--steps: expected 60, with"),
         ("--steps 100", "--steps: expected 60, with which run was begun, got 100; its learning rate falls to 0 until"),

@@ -186,11 +186,11 @@ def bad_files(folder: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "out file": (
             ["good.txt", "--out", "one.txt"],
-            "one.txt: expected a folder that can be written, got: File exists",
+            "one.txt: expected a folder that can be written, got a file; name another one",
         ),
         "out below": (
             ["good.txt", "--out", "one.txt/run"],
-            "one.txt/run: expected a folder that can be written, got: Not a",
+            "one.txt/run: expected a folder that can be written, got one below the file one.txt; name another one",
         ),
     }
 
@@ -221,6 +221,19 @@ def test_failures_are_one_sentence(cli: Cli, tmp_path: Path, case: str) -> None:
         (["--model", "transformer"], "argument --model: expected one of categorical, bigram, ngram, got 'transformer'"),
         (["--data", "opcodes", "--tokenizer", "bytes"], "--tokenizer: expected none for --data opcodes"),
         (["text.txt", "--data", "opcodes"], "--data: expected files or an embedded dataset"),
+        (
+            ["--group", "bias"],
+            "argument --group: expected NAME[,NAME]:KEY=X[,KEY=X], as b1,bias:weight_decay=0, got 'b",
+        ),
+        (["--group", "logits:rate=1"], "argument --group: expected keys among lr, momentum, weight_decay, got 'rate'"),
+        (["--group", "logits:lr=x"], "argument --group: lr: expected a number of at least 0, got 'x'"),
+        (["--group", "logits:lr=1,lr=2"], "argument --group: expected every key once, got 'lr' twice in 'logits:lr=1"),
+        (["text.txt", "--group", "logit:lr=1"], "--group: expected parameters among logits, got 'logit'; did you mean"),
+        (
+            ["text.txt", "--group", "*:lr=1", "--group", "l*:lr=2"],
+            "--group: expected every parameter once, got 'logits",
+        ),
+        (["text.txt", "--lr", "0", "--group", "*:lr=1"], "--group: expected lr= beside --lr above 0 alone, got '*:lr="),
         (["--hidden", "5"], "--hidden: expected with --model ngram alone, got --model bigram"),
         (["text.txt", "--steps", "5", "--warmup", "5"], "warmup_steps: expected fewer than total_steps=5, got 5"),
     ],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
 import gzip
 import io
 import json
+import lzma
 import re
+import sqlite3
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -24,6 +29,7 @@ from fastnll.data import (
     write_dataset,
 )
 from fastnll.data.formats import recognise
+from fastnll.data.formats.foreign import foreign_kind
 from fastnll.errors import DataError, OptionError
 
 RNG = np.random.default_rng(5)
@@ -58,6 +64,47 @@ def test_nanogpt(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"expected a multiple of 2 bytes, .* got 1999 bytes: the file is torn"):
         open_dataset(path)
+
+
+def foreign(folder: Path, kind: str) -> bytes:
+    """The first bytes of a file of that kind."""
+    if kind == "SQLite":
+        with contextlib.closing(sqlite3.connect(folder / "a.db")) as base:
+            base.execute("create table a (b)")
+            base.commit()
+        return (folder / "a.db").read_bytes()
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return {
+        "ELF": Path(sys.executable).read_bytes()[:4096] if sys.platform == "linux" else b"\x7fELF\x02\x01\x01\0",
+        "PNG": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01",
+        "JPEG": b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0",
+        "PDF": b"%PDF-1.7\n%abc\n\n",
+        "HDF5": b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0",
+        "gzip": gzip.compress(b"some text" * 50)[:40],
+        "bzip2": bz2.compress(b"some text" * 50)[:40],
+        "xz": lzma.compress(b"some text" * 50)[:40],
+        "safetensors": struct.pack("<Q", len(header)) + header + bytes(4),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["ELF", "PNG", "JPEG", "PDF", "HDF5", "SQLite", "gzip", "bzip2", "xz", "safetensors"])
+def test_other_binary_files_are_no_streams_of_ids(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.bin"
+    raw = foreign(tmp_path, kind)
+    path.write_bytes(raw + bytes(len(raw) % 2))
+    with pytest.raises(DataError, match=rf"a\.bin: expected token ids, got an? {kind} [a-z]+.*; pass format='nanogpt'"):
+        open_dataset(path)
+    assert len(open_dataset(path, format="nanogpt")) == 1
+    # Beside an index it is whatever that says.
+    ids = np.frombuffer(path.read_bytes(), "<u2")
+    assert np.array_equal(open_dataset(megatron(tmp_path, [ids.size], ids)).tokens, ids)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_the_beginning_of_ids_is_not_foreign(dtype: str) -> None:
+    """Two bytes are never enough: every id is the first of some file."""
+    heads = [np.array([first, 11, 0, 17, 0, 3], dtype).tobytes() for first in range(1 << 16)]
+    assert [head for head in heads if foreign_kind(head)] == []
 
 
 @pytest.mark.parametrize(("magic", "version", "dtype"), [(20240520, 1, "uint16"), (20240801, 7, "uint32")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -135,6 +136,19 @@ def test_nll_of_probability_zero_and_nan(engine: Engine, dtype: str) -> None:
     assert fn.nll_loss(y, np.array([0, 0, 1])) == np.inf
     assert np.isnan(fn.nll_loss(y, np.array([0, 0, 0])))
     assert np.isnan(fn.nll_loss(y, np.array([-100, -100, -100])))
+
+
+def test_the_reference_widens_what_it_takes_alone() -> None:
+    """Not the array of log-probabilities, for one number of each row."""
+    y, t = np.full((64, 4096), -np.log(4096), np.float32), np.arange(64)
+    with fn.using(backend="reference"):
+        fn.nll_loss(y, t)
+        tracemalloc.start()
+        try:
+            fn.nll_loss(y, t)
+            assert tracemalloc.get_traced_memory()[1] < y.nbytes / 8
+        finally:
+            tracemalloc.stop()
 
 
 # ---- vector-Jacobian products -----------------------------------------------------------------------------

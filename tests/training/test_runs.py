@@ -41,10 +41,10 @@ def test_places_that_cannot_be_a_run(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="expected a new or empty folder for the run, got one with files"):
         create_run(tmp_path / "full", "bigram")
-    with pytest.raises(DataError, match="expected a folder that can be written, got: File exists"):
+    with pytest.raises(DataError, match="expected a folder that can be written, got a file; name another one"):
         create_run(tmp_path / "full" / "thesis.txt", "bigram")
-    with pytest.raises(DataError, match="expected a folder that can be written, got: Not a directory"):
-        create_run(tmp_path / "full" / "thesis.txt" / "run", "bigram")
+    with pytest.raises(DataError, match=r"a folder that can be written, got one below the file .*thesis\.txt; name"):
+        create_run(tmp_path / "full" / "thesis.txt" / "a" / "run", "bigram")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "years of work"
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from fastnll.data.text import reason
 from fastnll.errors import DataError
 
-__all__ = ["check_size", "replacing", "temporary_path"]
+__all__ = ["check_size", "remove", "replacing", "temporary_path"]
 
 
 def temporary_path(path: Path) -> Path:
@@ -42,12 +42,20 @@ def replacing(path: Path, name: Path | None = None) -> Iterator[BinaryIO]:
     except OSError as error:
         raise DataError(f"{name or path}: expected to write a dataset, got {_refusal(error)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may not be there, or may not even have had a folder."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()
 
 
 def _refusal(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such folder; make it first"
+    if isinstance(error, NotADirectoryError):
+        return "a name below a file; name another one"
     if isinstance(error, PermissionError):
         return "a folder that may not be written to; check its permissions"
     return f"{reason(error)}; nothing was changed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnll.data.formats import arrow, megatron, native, numpy_files, streams, texts
+from fastnll.data.formats.foreign import foreign_kind
 from fastnll.data.sequences import SequenceDataset
 from fastnll.data.text import reason
 from fastnll.data.tokenizers import Tokenizer, make_tokenizer
@@ -64,7 +65,7 @@ def open_dataset(
     npz         its first bytes              mapped: arrays `tokens` and `offsets`, or a single array
     llmc        its first bytes              mapped: one sequence (both headers, uint16 and uint32)
     megatron    ``.bin`` beside ``.idx``     mapped: the sequences of the index
-    nanogpt     ``.bin``, nothing else       mapped: one sequence of uint16 (or `dtype`)
+    nanogpt     ``.bin``, assumed            mapped: one sequence of uint16 (or `dtype`)
     arrow       its first bytes              mapped where one chunk of lists allows it (extra ``arrow``)
     parquet     its first bytes              decoded (extra ``arrow``)
     jsonl       ``.jsonl``, ``.ndjson``      one line, one sequence of text or ids; also with ``.gz``
@@ -129,7 +130,8 @@ def recognise(path: str | os.PathLike[str]) -> str:
     Raises
     ------
     DataError
-        A file that is not there or empty, or that does not begin as its name promises.
+        A file that is not there or empty, that does not begin as its name promises, or that is called ``.bin`` and
+        begins like a program, a picture, an archive or another file that holds no ids.
     """
     file = Path(path)
     try:
@@ -154,10 +156,17 @@ def recognise(path: str | os.PathLike[str]) -> str:
             "it is torn or something else; pass format= if the name is wrong"
         )
     if last == ".bin":
-        return "megatron" if megatron.is_megatron(file) else "nanogpt"
+        return "megatron" if megatron.is_megatron(file) else _headless(path, head)
     if last == ".gz":
         last = suffixes[-2] if len(suffixes) > 1 else ""
     return "jsonl" if last in _LINES else "text"
+
+
+def _headless(path: str | os.PathLike[str], head: bytes) -> str:
+    kind = foreign_kind(head)
+    if kind is not None:
+        raise DataError(f"{path}: expected token ids, got {kind}; pass format='nanogpt' if it is ids all the same")
+    return "nanogpt"
 
 
 def _promised(file: Path) -> str:

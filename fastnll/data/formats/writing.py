@@ -12,7 +12,7 @@ import numpy as np
 from fastnll.data import scans
 from fastnll.data.checks import CHUNK, chunks, integer, smallest_unsigned
 from fastnll.data.formats import arrow, numpy_files, streams
-from fastnll.data.formats.files import replacing, temporary_path
+from fastnll.data.formats.files import remove, replacing, temporary_path
 from fastnll.data.formats.native import open_native
 from fastnll.data.formats.native_writer import NativeWriter
 from fastnll.data.formats.opening import SUFFIXES
@@ -109,7 +109,7 @@ def write_dataset(
         with replacing(path) as stream:
             WRITERS[name](stream, ds, str(path))
     finally:
-        between.unlink(missing_ok=True)
+        remove(between)
     return path
 
 
