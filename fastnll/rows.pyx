@@ -87,7 +87,7 @@ cdef void _start(fnll_task *c, const fastnll_rows *x, const fastnll_rows *out, i
 
 
 cdef int _run(fnll_task *c, int type, int vjp, int log, int threads) noexcept nogil:
-    """Deal the rows of a task to threads."""
+    """Deal the rows of a task to threads: `fnll_item` without sums of blocks, which nobody asks for here."""
     cdef const fnll_kernels *kernels = &_table.storage[type]
     cdef int64_t n = c.outer * c.inner, item, rows, items, each = _row_scratch(c.v) if vjp else _scratch(c)
     cdef char *memory = NULL
