@@ -21,7 +21,7 @@ import scipy.sparse
 
 from fastnll.interop.sklearn._rows import WeightedRows
 
-__all__ = ["Inverse", "inverse_curvature", "largest_curvature"]
+__all__ = ["Inverse", "inverse_curvature", "is_formed", "largest_curvature"]
 
 Array = npt.NDArray[Any]
 Inverse = Callable[[Array], Array]
@@ -36,9 +36,14 @@ _JITTER = 1e-10
 def inverse_curvature(problem: WeightedRows, theta: Array) -> Inverse:
     """Return a function that multiplies (V, D + 1) arrays with about the inverse of the Hessian at `theta`."""
     v, e = problem.shape
-    if v * e <= _PARAMETERS:
+    if is_formed(problem):
         return _formed(problem, theta, max(_SAMPLE, 5 * v * e // 2))
     return _product(problem, theta, max(_SAMPLE, 4 * e)) if e <= _FEATURES else _diagonal(problem, theta, _SAMPLE)
+
+
+def is_formed(problem: WeightedRows) -> bool:
+    """Return whether `inverse_curvature` has the Hessian itself, as a sample shows it."""
+    return problem.shape[0] * problem.shape[1] <= _PARAMETERS
 
 
 def largest_curvature(problem: WeightedRows, theta: Array, inverse: Inverse) -> float:

@@ -86,7 +86,7 @@ class SoftmaxRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator): 
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "C": [Interval(Real, 0, None, closed="neither"), Interval(Real, np.inf, None, closed="left")],
+        "C": [Interval(Real, 0, None, closed="right")],  # infinity, for no penalty, is one
         "fit_intercept": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "solver": [StrOptions({"lbfgs", "sgd"})],
@@ -213,10 +213,8 @@ class SoftmaxRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator): 
     def _start(self, problem: WeightedRows) -> Array:
         theta = np.zeros(problem.shape)
         if self.warm_start and getattr(self, "coef_", None) is not None:
-            coef, v = (
-                np.asarray(self.coef_ if not hasattr(self.coef_, "toarray") else self.coef_.toarray()),
-                theta.shape[0],
-            )
+            coef = np.asarray(self.coef_.toarray() if hasattr(self.coef_, "toarray") else self.coef_)
+            v = theta.shape[0]
             if coef.shape == (1 if v == 2 else v, problem.d):
                 both = np.hstack([coef, self.intercept_.reshape(-1, 1)])[:, : theta.shape[1]]
                 theta[...] = np.vstack([-0.5 * both, 0.5 * both]) if v == 2 else both

@@ -8,17 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastnll.interop.sklearn._curvature import Inverse, inverse_curvature
+from fastnll.interop.sklearn._curvature import Inverse, inverse_curvature, is_formed
 from fastnll.interop.sklearn._rows import WeightedRows
 
 __all__ = ["Minimum", "minimise"]
 
 Array = npt.NDArray[Any]
 
-# Pairs of steps and changes of the gradient that are kept, and steps after which curvature is taken anew.
+# Pairs of steps and changes of the gradient that are kept, and steps after which a Hessian is formed anew. Coarser
+# curvatures are not: the pairs, which a new one ends, know more. Features that are sums of others, by the diagonal: 56
+# steps to 2e-6 of the coefficients with them, 460 to 6e-5 without.
 _MEMORY, _STEPS = 16, 16
 # Problems of at least so many blocks are solved on every sixteenth block first, to this part of a coefficient.
 _STRIDE, _BLOCKS, _ROUGH = 16, 256, 0.02
+# Relative errors of the value whose logits have so many bytes a number.
+_ROUNDING = {8: 1e-13, 4: 1e-7}
 
 
 class Minimum(NamedTuple):
@@ -72,10 +76,15 @@ def _converge(
     problem: WeightedRows, fun: Callable[[Array], tuple[float, Array]], theta: Array, tol: float, max_iter: int
 ) -> tuple[Array, int, bool]:
     state = _State(theta, *fun(theta))
-    done = 0
+    most, done = _STEPS if is_formed(problem) else max_iter, 0
     while done < max_iter:
         state, steps, ended = _descend(
-            fun, state, inverse_curvature(problem, state.theta), tol, min(_STEPS, max_iter - done)
+            fun,
+            state,
+            inverse_curvature(problem, state.theta),
+            tol,
+            min(most, max_iter - done),
+            _ROUNDING[problem.features.dtype.itemsize],
         )
         done += steps
         if ended:
@@ -101,7 +110,12 @@ def _direction(grad: Array, pairs: list[tuple[Array, Array, float]], inverse: In
 
 
 def _descend(
-    fun: Callable[[Array], tuple[float, Array]], state: _State, inverse: Inverse, tol: float, most: int
+    fun: Callable[[Array], tuple[float, Array]],
+    state: _State,
+    inverse: Inverse,
+    tol: float,
+    most: int,
+    rounding: float,
 ) -> tuple[_State, int, bool]:
     """Take at most so many steps; return (state, steps taken, whether that is the end)."""
     pairs: list[tuple[Array, Array, float]] = []
@@ -112,7 +126,7 @@ def _descend(
             return state, step, True
         if float(np.abs(direction).max()) <= tol:
             return state, step, True
-        moved = _search(fun, state, direction, slope)
+        moved = _search(fun, state, direction, slope, rounding)
         if moved is None:
             return state, step, True
         s, y = moved.theta - state.theta, moved.grad - state.grad
@@ -124,11 +138,11 @@ def _descend(
 
 
 def _search(
-    fun: Callable[[Array], tuple[float, Array]], state: _State, direction: Array, slope: float
+    fun: Callable[[Array], tuple[float, Array]], state: _State, direction: Array, slope: float, rounding: float
 ) -> _State | None:
     """Return the end of a step along a direction of descent; None where rounding hides any descent."""
     length = 1.0
-    noise = 1e-13 * abs(state.value)
+    noise = rounding * abs(state.value)
     for _ in range(30):
         theta = state.theta + length * direction
         value, grad = fun(theta)
@@ -138,7 +152,7 @@ def _search(
         # So close to the minimum that the value is rounding, its slope still says where it is.
         if value <= state.value + noise and abs(along) <= 0.9 * abs(slope):
             return _State(theta, value, grad)
-        if length * abs(slope) <= noise:
+        if length * abs(slope) <= _ROUNDING[8] * abs(state.value):
             return None
         # The parabola through the value and slope at the start and the value here, or half.
         parabola = -0.5 * slope * length / ((value - state.value) / length - slope) if np.isfinite(value) else 0.0

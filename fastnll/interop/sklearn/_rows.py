@@ -144,6 +144,8 @@ class WeightedRows:
             share = self.total / weight if weight > 0 else 0.0
             value *= share
             grad *= share
+        # Over the classes the sum is 0 but for rounding, which only the penalty would hold back: in float32 that shows.
+        grad -= grad.mean(axis=0)
         inner = theta[:, : self.d]
         grad[:, : self.d] += self.l2 * inner
         return value + 0.5 * self.l2 * float(np.vdot(inner, inner)), grad

@@ -168,11 +168,12 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_float32_features_stay_float32() -> None:
-    x, y = make_classification(4000, 10, n_informative=6, n_classes=3, random_state=7)
+    # Nothing redundant: along sums of features that are 0, only the penalty holds the coefficients, and rounding moves them.
+    x, y = make_classification(4000, 10, n_informative=6, n_redundant=0, n_classes=3, random_state=7)
     ours = SoftmaxRegression().fit(x.astype(np.float32), y)
     assert ours.coef_.dtype == ours.intercept_.dtype == np.float32
     assert ours.predict_proba(x.astype(np.float32)).dtype == np.float32
-    assert_same(ours, SoftmaxRegression().fit(x.astype(np.float32).astype(np.float64), y), 2e-5)
+    assert_same(ours, SoftmaxRegression().fit(x.astype(np.float32).astype(np.float64), y), 1e-6)
 
 
 def test_warm_start_goes_on_where_the_last_fit_ended() -> None:
