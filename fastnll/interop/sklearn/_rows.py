@@ -24,8 +24,8 @@ __all__ = ["WeightedRows"]
 
 Array = npt.NDArray[Any]
 
-# Bytes of features and logits that a block should have, to be in the second-level cache when its gradient is taken: with
-# twice as many the two products of float64 take twice as long. Fewer rows than 256 make slow products.
+# Bytes of features and logits that a block should have, to be in the second-level cache when its gradient is taken:
+# with twice as many the two products of float64 take twice as long. Fewer rows than 256 make slow products.
 _CACHE, _LEAST, _MOST = 1 << 19, 256, 4096
 # Blocks whose gradients are added up before they join the float64 total: what one thread takes at a time.
 _GROUP = 16

@@ -44,8 +44,18 @@ def nll(x, t, w):
 
 
 @numba.njit
-def selected(x, ids, g):
-    return fn.selected_log_probs(x, ids), fn.selected_log_probs_vjp(x, ids, g)
+def nll_sum(x, t):
+    return fn.nll_loss(x, t, reduction="sum")
+
+
+@numba.njit
+def selected(x, ids):
+    return fn.selected_log_probs(x, ids)
+
+
+@numba.njit
+def selected_vjp(x, ids, g):
+    return fn.selected_log_probs_vjp(x, ids, g)
 
 
 @numba.njit
