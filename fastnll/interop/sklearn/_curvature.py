@@ -43,7 +43,8 @@ def inverse_curvature(problem: WeightedRows, theta: Array) -> Inverse:
 
 def is_formed(problem: WeightedRows) -> bool:
     """Return whether `inverse_curvature` has the Hessian itself, as a sample shows it."""
-    return problem.shape[0] * problem.shape[1] <= _PARAMETERS
+    v, e = problem.shape
+    return bool(v * e <= _PARAMETERS)
 
 
 def largest_curvature(problem: WeightedRows, theta: Array, inverse: Inverse) -> float:

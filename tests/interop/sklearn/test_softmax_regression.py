@@ -168,7 +168,7 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_float32_features_stay_float32() -> None:
-    # Nothing redundant: along sums of features that are 0, only the penalty holds the coefficients, and rounding moves them.
+    # Nothing redundant: along sums of features that are 0 only the penalty holds the coefficients.
     x, y = make_classification(4000, 10, n_informative=6, n_redundant=0, n_classes=3, random_state=7)
     ours = SoftmaxRegression().fit(x.astype(np.float32), y)
     assert ours.coef_.dtype == ours.intercept_.dtype == np.float32
