@@ -51,6 +51,16 @@ extensions = [
         extra_link_args=link,
         optional=True,
     ),
+    # Rows for other compiled code: the kernels are found in _kernels, nothing of them is compiled again.
+    Extension(
+        "fastnll.rows",
+        ["fastnll/rows.pyx"],
+        depends=["fastnll/rows.pxd", f"{NATIVE}/native.h", f"{NATIVE}/_native.pxd"],
+        include_dirs=[NATIVE],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    ),
 ]
 for extension in extensions:
     add_openmp_flags_if_available(extension)

@@ -1,0 +1,5 @@
+"""scikit-learn's multinomial logistic regression on fastnll: `SoftmaxRegression` beside `LogisticRegression`."""
+
+from fastnll.interop.sklearn._estimator import SoftmaxRegression
+
+__all__ = ["SoftmaxRegression"]
