@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 # steps to 2e-6 of the coefficients with them, 460 to 6e-5 without.
 _MEMORY, _STEPS = 16, 16
 # Problems of at least so many blocks are solved on every sixteenth block first, to this part of a coefficient.
-_STRIDE, _BLOCKS, _ROUGH = 16, 256, 0.02
+_STRIDE, _BLOCKS, _ROUGH = 16, 128, 0.02
 # Relative errors of the value whose logits have so many bytes a number.
 _ROUNDING = {8: 1e-13, 4: 1e-7}
 
