@@ -24,8 +24,8 @@ __all__ = ["WeightedRows"]
 
 Array = npt.NDArray[Any]
 
-# Bytes of features and logits that a block should have: what stands between its two products takes as long for few rows as
-# for many. 4096 rows of 120 numbers take half of the time of eight times 512, on two threads; more gain nothing.
+# Bytes of features and logits that a block should have: what stands between its two products takes as long for few rows
+# as for many. 4096 rows of 120 numbers take half of the time of eight times 512, on two threads; more gain nothing.
 _BYTES, _LEAST, _MOST = 1 << 22, 256, 4096
 # Blocks whose gradients are added up before they join the float64 total: what one thread takes at a time.
 _GROUP = 4
