@@ -81,8 +81,8 @@ class SoftmaxRegression(LinearClassifierMixin, SparseCoefMixin, BaseEstimator): 
     --------
     >>> from sklearn.datasets import load_iris
     >>> features, species = load_iris(return_X_y=True)
-    >>> SoftmaxRegression().fit(features, species).score(features, species).round(3)
-    np.float64(0.973)
+    >>> round(float(SoftmaxRegression().fit(features, species).score(features, species)), 3)
+    0.973
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
