@@ -52,6 +52,7 @@ class _Losses(torch.utils.data.Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # JAX's, where another test has loaded it
 def test_worker_processes_compute():
     data = _Losses()
     expected = torch.stack([data[i] for i in range(6)])  # the parent's threads are running now
