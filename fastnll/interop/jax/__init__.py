@@ -16,8 +16,8 @@ Experimental: a process that ends while a result that nobody kept is still being
 results (``jax.block_until_ready``) before the end.
 """
 
+from fastnll.interop.jax._head import linear_cross_entropy
 from fastnll.interop.jax._losses import (
-    linear_cross_entropy,
     log_softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
