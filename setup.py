@@ -51,6 +51,16 @@ extensions = [
         extra_link_args=link,
         optional=True,
     ),
+    # What keeps XLA's threads out of an interpreter that has ended.
+    Extension(
+        "fastnll.interop.jax._gate",
+        ["fastnll/interop/jax/_gate.pyx"],
+        depends=["fastnll/interop/jax/gate.h"],
+        include_dirs=["fastnll/interop/jax"],
+        extra_compile_args=flags,
+        extra_link_args=link,
+        optional=True,
+    ),
     # Rows for other compiled code: the kernels are found in _kernels, nothing of them is compiled again.
     Extension(
         "fastnll.rows",

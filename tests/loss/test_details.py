@@ -70,6 +70,23 @@ def test_details_of_ties_and_of_confident_rows(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_details_of_a_target_whose_logit_is_minus_infinity(engine: Engine, dtype: str) -> None:
+    """Its probability is 0: it adds nothing to the entropy, and its own loss is infinite."""
+    for v in (4, 2100):
+        x = batch(3, v)[0].astype(DTYPES[dtype])
+        t = np.array([1, 0, 2])
+        x[[0, 1, 2], t] = -np.inf
+        x[2, 3:] = -np.inf
+        d = fn.cross_entropy_details(x, t)
+        others = fn.cross_entropy_details(x, [2, 2, 0])
+        assert np.isposinf(d.nll).all()
+        tolerance = 1e-12 if dtype == "float64" else 3e-6
+        np.testing.assert_allclose(d.entropy, others.entropy, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(d.lse, others.lse, rtol=3e-6)
+        np.testing.assert_array_equal(d.rank, np.isfinite(x.astype(np.float64)).sum(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_selected_log_probs_and_their_gradient(engine: Engine, dtype: str) -> None:
     tolerance = {"float64": 1e-12, "float32": 3e-6}.get(dtype, 2e-2)
     for v in (11, 2100):

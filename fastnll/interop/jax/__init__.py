@@ -12,8 +12,9 @@ written in place: nothing is copied, and no JAX array is made that a callback co
 0.10). Small
 arrays, for which a call would cost more than it saves, and other devices than CPUs get XLA's own operations.
 
-Experimental: a process that ends while a result that nobody kept is still being computed may hang at exit. Wait for
-results (``jax.block_until_ready``) before the end.
+A process may end while results are being computed: what is under way is finished, what nobody waits for any more is
+cancelled. Where fastnll was built without a compiler it may hang then: wait for results (``jax.block_until_ready``)
+before the end.
 """
 
 from fastnll.interop.jax._head import linear_cross_entropy

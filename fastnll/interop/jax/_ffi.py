@@ -4,6 +4,9 @@ XLA calls a C function with a frame of pointers, laid out as jaxlib's header ``x
 function is a ctypes callback over a Python one, so nothing has to be compiled against a jaxlib when fastnll is
 installed. The callback takes the interpreter lock, which fastnll's kernels let go. Unlike `jax.pure_callback` it makes
 no JAX arrays of the buffers: what hangs there, a callback that waits for the device it runs on, cannot happen.
+
+XLA's threads outlive the interpreter. A compiled gate (``gate.h``) stands before each callback and is closed at exit:
+what is under way is finished, what would begin later is cancelled. Without a compiler there is no gate.
 """
 
 from __future__ import annotations
@@ -18,6 +21,11 @@ import jax
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+try:
+    from fastnll.interop.jax import _gate
+except ImportError:  # built without a compiler
+    _gate = None  # type: ignore[assignment]
 
 __all__ = ["STRUCTS", "register"]
 
@@ -207,16 +215,18 @@ def _error(frame: _Frame, error: Exception) -> int | None:
     return address
 
 
-def _wait_for_all() -> None:
-    """Wait for the results that still exist: a handler that starts in a finished interpreter would wait for ever."""
+def _finish() -> None:
+    """Wait for the results that somebody holds, then for the handlers that are under way, and let no other begin."""
     arrays: Any = jax.live_arrays
     for array in arrays():
         with contextlib.suppress(RuntimeError):  # of the computation: nobody is left to tell
             array.block_until_ready()
+    if _gate is not None:
+        _gate.close()
 
 
 # Registered after JAX's own, so run before it.
-atexit.register(_wait_for_all)
+atexit.register(_finish)
 
 
 def register(name: str, handler: Handler) -> None:
@@ -252,5 +262,8 @@ def register(name: str, handler: Handler) -> None:
     callback = _Callback(called)
     capsule: Any = jax.ffi.pycapsule
     address = ctypes.cast(callback, ctypes.c_void_p).value
+    assert address is not None
+    if _gate is not None:
+        address = _gate.guarded(address) or address
     jax.ffi.register_ffi_target(name, capsule(address), platform="cpu")
     _registered[name] = callback

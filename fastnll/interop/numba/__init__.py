@@ -2,8 +2,9 @@
 
 ``fn.logsumexp``, ``fn.softmax``, ``fn.log_softmax``, ``fn.softmax_vjp``, ``fn.log_softmax_vjp``, ``fn.nll_loss``,
 ``fn.selected_log_probs``, ``fn.selected_log_probs_vjp``, ``fn.cross_entropy``, ``fn.cross_entropy_value_and_grad``,
-``fn.linear_cross_entropy``, ``fn.linear_cross_entropy_value_and_grad`` and ``fn.sgd_update`` compile to the kernels of
-the Numba backend, on the calling thread; functions that use them can be cached (``cache=True``). They take
+``fn.cross_entropy_details``, ``fn.linear_cross_entropy``, ``fn.linear_cross_entropy_value_and_grad`` and
+``fn.sgd_update`` compile to the kernels of the Numba backend, on the calling thread; functions that use them can be
+cached (``cache=True``). They take
 
 - float64, float32 and integer arrays of any strides and number of axes (``out=`` and ``sgd_update``: floats);
 - ``axis``; ``out`` where the function has it, separate from the inputs or the logits themselves;

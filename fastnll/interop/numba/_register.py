@@ -17,4 +17,4 @@ def init() -> None:
     >>> round(perplexity(np.zeros((3, 5)), np.array([0, 1, 2])), 6)
     5.0
     """
-    from fastnll.interop.numba import _cross_entropy, _gather, _linear, _sgd, _softmax  # noqa: F401
+    from fastnll.interop.numba import _cross_entropy, _details, _gather, _linear, _sgd, _softmax  # noqa: F401

@@ -122,7 +122,7 @@ static void S(look_finish)(const fnll_task *task, const REAL *a, int64_t r, cons
     if (task->rank) task->rank[r] = (int64_t)u->above;
     if (task->entropy) {
         const double by = s->inverse * (u->k <= s->k ? power2(u->k - s->k) : 1.0 / power2(s->k - u->k));
-        task->entropy[r] = (u->at + u->sum * (s->lse - u->top)) * by + (hard ? s->e_t * s->inverse * (s->lse - x_t) : 0.0);
+        task->entropy[r] = (u->at + u->sum * (s->lse - u->top)) * by + (hard && s->e_t > 0.0 ? s->e_t * s->inverse * (s->lse - x_t) : 0.0); /* 0 * inf = 0 */
     }
     if (!task->argmax) return;
     int64_t j = u->block;

@@ -105,6 +105,18 @@ def mean_with_options(x, t, mask, token_weight, weight, smoothing, grad_output):
 
 
 @numba.njit
+def details(x, t, axis):
+    return fn.cross_entropy_details(x, t, axis=axis)
+
+
+@numba.njit
+def details_with_options(x, t, mask, token_weight, softcap, temperature):
+    return fn.cross_entropy_details(
+        x, t, ignore_index=1, mask=mask, token_weight=token_weight, softcap=softcap, temperature=temperature
+    )
+
+
+@numba.njit
 def in_place(x, t):
     return fn.cross_entropy_value_and_grad(x, t, out=x)
 

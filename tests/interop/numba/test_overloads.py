@@ -143,6 +143,38 @@ def test_options(data: st.DataObject, n: int, v: int) -> None:
 
 
 @few
+@given(batch=batches())
+def test_details(batch: tuple[Array, Array, int]) -> None:
+    x, t, axis = batch
+    ours, theirs = compiled.details(x, t, axis), fn.cross_entropy_details(x, t, axis=axis)
+    assert type(ours) is fn.CrossEntropyDetails
+    # Counts and classes are the same; of rows with NaN or without a finite logit they mean nothing.
+    sound = np.isfinite(theirs.nll)
+    for name in ("argmax", "correct", "rank"):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_array_equal(a[sound], b[sound], name)
+    for name in ("nll", "lse", "entropy"):
+        close(getattr(ours, name), getattr(theirs, name), 2.0 if x.dtype == np.float32 else 1.0)
+
+
+@few
+@given(seed=st.integers(0, 999), n=st.integers(1, 70), v=st.integers(2, 70), cap=st.sampled_from([5.0, 30.0]))
+def test_details_with_options(seed: int, n: int, v: int, cap: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, t, mask = 3 * rng.standard_normal((n, v)), rng.integers(0, v, n), rng.random(n) < 0.8
+    token_weight = np.where(rng.random(n) < 0.2, 0.0, rng.uniform(-1, 2, n))
+    t[~mask], x[~mask] = -5, np.nan  # never read
+    ours = compiled.details_with_options(x, t, mask, token_weight, cap, 0.7)
+    theirs = fn.cross_entropy_details(
+        x, t, ignore_index=1, mask=mask, token_weight=token_weight, softcap=cap, temperature=0.7
+    )
+    close(tuple(ours), tuple(theirs))
+    one = compiled.details(x[:1, :][mask[:1]], t[:1][mask[:1]], -1)
+    assert one.rank.shape == (int(mask[0]),)
+
+
+@few
 @given(seed=st.integers(0, 999), n=st.integers(1, 20), v=st.integers(1, 20))
 def test_ids(seed: int, n: int, v: int) -> None:
     rng = np.random.default_rng(seed)
