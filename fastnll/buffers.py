@@ -29,12 +29,18 @@ _LINE = 64
 
 
 class _Owner:
-    """What the arrays over a block have for their base: gives it back when it dies."""
+    """What the arrays over a block have for their base: gives it back when it dies.
 
-    __slots__ = ("__array_interface__", "_block", "_pool")
+    Attributes
+    ----------
+    used : bool
+        Whether the block has been another result before, so that its pages are there.
+    """
 
-    def __init__(self, pool: Pool, block: Array) -> None:
-        self._pool, self._block = pool, block
+    __slots__ = ("__array_interface__", "_block", "_pool", "used")
+
+    def __init__(self, pool: Pool, block: Array, used: bool) -> None:
+        self._pool, self._block, self.used = pool, block, used
         self.__array_interface__ = block.__array_interface__
 
     def __del__(self) -> None:
@@ -74,13 +80,13 @@ class Pool:
         n_bytes = math.prod(shape) * dtype.itemsize
         if n_bytes < LEAST_BYTES:
             return np.empty(shape, dtype)
-        block = self._take(n_bytes)
+        kept = block = self._take(n_bytes)
         if block is None:
             raw = np.empty(n_bytes + _LINE, np.uint8)
             start = -raw.ctypes.data % _LINE
             block = raw[start : start + n_bytes]
         # NumPy never looks behind an owner that is no array: it stays the base of all views.
-        return np.asarray(_Owner(self, block))[:n_bytes].view(dtype).reshape(shape)
+        return np.asarray(_Owner(self, block, kept is not None))[:n_bytes].view(dtype).reshape(shape)
 
     def _take(self, n_bytes: int) -> Array | None:
         for key, block in sorted(self._free.copy().items(), key=lambda item: item[1].nbytes):

@@ -26,7 +26,7 @@ cdef enum:
     # Output of at least this many bytes bypasses the caches: it would not stay in them anyway.
     STREAM_BYTES = 1 << 25
     # Rows shorter than this share too many lines with their neighbours, unless they start on line boundaries.
-    STREAM_ROW = 1 << 14
+    STREAM_ROW = 1 << 12
     STREAM_ALIGNED_ROW = 1 << 9
     # Largest batch that the short way in takes: it runs on one thread.
     SMALL_ELEMENTS = 8192
@@ -105,13 +105,18 @@ cdef int _set_out(fnll_task *c, object out, object x, bint fresh) except -1:
     if out is None:
         return 0
     _fill(&c.out, out, True)
-    # Lines that were read are written back without being read again; others are better streamed.
-    cdef int64_t row = c.v * x.itemsize, least = STREAM_ROW
-    if <size_t>c.out.p % 64 == 0 and c.out.inner * x.itemsize % 64 == 0 and c.out.outer * x.itemsize % 64 == 0:
-        least = STREAM_ALIGNED_ROW
-    # The pages of a fresh array are zeroed through the caches as they are touched: bypassing those would pay twice.
-    c.stream = (not fresh and c.out.p != c.x.p and c.out.cls == 1 and row >= least
-                and c.outer * c.inner * row >= STREAM_BYTES)
+    cdef int64_t size = x.itemsize, row = c.v * size
+    cdef bint aligned
+    # The pages of a new array are zeroed through the caches as they are touched: bypassing those would pay twice. Lines that
+    # were read are written back without being read again; others are better streamed.
+    if (fresh and not getattr(out.base, "used", False)) or c.out.p == c.x.p or c.out.cls != 1 or (
+            c.outer * c.inner * row < STREAM_BYTES):
+        return 0
+    aligned = <size_t>c.out.p % 64 == 0 and c.out.inner * size % 64 == 0 and c.out.outer * size % 64 == 0
+    if row >= (STREAM_ALIGNED_ROW if aligned else STREAM_ROW):
+        c.stream = FNLL_STREAM_ROWS
+    elif c.out.inner == c.v and (c.outer == 1 or c.out.outer == c.inner * c.v):
+        c.stream = FNLL_STREAM_JOINED
     return 0
 
 

@@ -9,6 +9,8 @@ cdef extern from "native.h" nogil:
         FNLL_LOG_SOFTMAX
         FNLL_CROSS_ENTROPY
         FNLL_GATHER
+        FNLL_STREAM_ROWS
+        FNLL_STREAM_JOINED
         FNLL_BLOCK
         FNLL_ROWS
         FNLL_STACK

@@ -46,6 +46,13 @@ inline_always VEC S(emit_value)(const S(emission) *e, int64_t j, int64_t m, cons
 #endif
 }
 
+/* `value` in one lane, if there is such a lane. */
+inline_always VEC S(with)(VEC a, int64_t lane, REAL value) {
+    IVEC l;
+    for (int q = 0; q < W; q++) l[q] = q;
+    return F(select)(l == (IVEC){} + (INT)(lane < 0 || lane >= W ? -1 : lane), F(set)(value), a);
+}
+
 /* Four vectors, if as many are left before the end of whole units. */
 inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass) {
     const int64_t j = e->at;
@@ -53,7 +60,10 @@ inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass
     VEC a[4];
     for (int q = 0; q < 4; q++) a[q] = S(emit_value)(e, j + q * W, W, mode);
 #if !S_IS_16
-    if (bypass && (uint64_t)(e->hole - j) >= 4 * W) {
+    if (bypass) {
+        /* The target's value goes into its vector: a store to the line afterwards would fetch it from memory. */
+        if ((uint64_t)(e->hole - j) < 4 * W)
+            for (int q = 0; q < 4; q++) a[q] = S(with)(a[q], e->hole - j - q * W, e->value);
         for (int q = 0; q < 4; q++) stream(e->out + j + q * W, (v_f32)a[q]);
     } else
 #endif
@@ -87,16 +97,18 @@ static void S(emit_begin)(S(emission) *e) {
 inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass) {
     S(emission) e = *to;
     while (e.at < e.whole) S(emit_unit)(&e, mode, bypass);
-    const int64_t rest = e.at;
     for (; e.at < e.n; e.at += W) {
         const int64_t m = e.n - e.at < W ? e.n - e.at : W;
-        const VEC a = S(emit_value)(&e, e.at, m, mode);
-        if (m == W)
-            S(st)(e.out + e.at, a);
-        else
+        const VEC a = S(with)(S(emit_value)(&e, e.at, m, mode), e.hole - e.at, e.value);
+        if (m < W)
             S(st_part)(e.out + e.at, a, m);
+#if !S_IS_16
+        else if (bypass)
+            stream(e.out + e.at, (v_f32)a);
+#endif
+        else
+            S(st)(e.out + e.at, a);
     }
-    if (e.hole >= rest) S(put)(e.out + e.hole, e.value);
     to->at = e.n;
 }
 
@@ -125,7 +137,7 @@ static void S(fill)(STYPE *out, int64_t stride, int64_t n, REAL a) {
 static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept, const fnll_block *each, STYPE *out, const row_scalars *s,
                         int64_t t, double scale, double shift, double value, S(emission) *e) {
     e->x = x, e->out = out, e->n = task->v, e->hole = t, e->value = (REAL)value, e->kept = kept;
-    e->bypass = S_IS_16 ? 0 : task->stream;
+    e->bypass = !S_IS_16 && task->stream == FNLL_STREAM_ROWS;
     if (task->op == FNLL_LOG_SOFTMAX) {
         e->mode = LOGARITHM;
 #if T_IS_F64

@@ -60,7 +60,7 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
         for (int64_t j = b; j < end; j += m) {
             m = end - j < W ? end - j : W;
 #if !S_IS_16
-            if (task->stream && !o) { /* up to the next vector boundary of out */
+            if (task->stream == FNLL_STREAM_ROWS && !o) { /* up to the next vector boundary of out */
                 const int64_t head = (int64_t)((-(uintptr_t)(out + j) & (VBYTES - 1)) / sizeof(STYPE));
                 if (head && head < m) m = head;
             }
@@ -87,7 +87,7 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
                 continue;
             }
 #if !S_IS_16
-            if (task->stream && m == W && ((uintptr_t)(out + j) & (VBYTES - 1)) == 0) {
+            if (task->stream == FNLL_STREAM_ROWS && m == W && ((uintptr_t)(out + j) & (VBYTES - 1)) == 0) {
                 stream(out + j, (v_f32)g);
                 continue;
             }

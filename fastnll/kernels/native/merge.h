@@ -29,7 +29,44 @@ inline_always int is_plain(fnll_block row, double x_t, int has_target, double li
     return row.sum > 0.0 && row.k >= -limit && (!has_target || (x_t <= limit && x_t == x_t));
 }
 
-/* Finish n <= FNLL_ROWS rows. Where has_target, x_t is the target's logit and blocks leave it out. */
+/* The scalars of as many rows as a vector has lanes, from sums above 0 relative to 2^k. Where has_target, x is the target's
+ * logit and sums leave it out. */
+typedef struct {
+    v_f64 k, inverse, rest, s, e_t, tail, nll, lse;
+} vector_scalars;
+
+inline_always void finish_vector(v_f64 k, v_f64 others, v_f64 x, int has_target, vector_scalars *u) {
+    const v_f64 zero = set_f64(0);
+    v_f64 e_t = zero;
+    if (has_target) {
+        v_f64 n_t;
+        (void)exp_parts_f64(x, &n_t);
+        v_f64 top = max_f64(n_t, k);
+        others = scale2_f64(others, k - top);
+        k = top;
+        e_t = exp2k_f64(x, k);
+    }
+    v_f64 s = others + e_t;
+    /* To s in [1, 2), exactly: a reference far from the sum would cost k ln 2 + log s digits. */
+    const i_f64 exponent = (((i_f64)s >> 52) & 0x7ff) - 1023;
+    const v_f64 up = (v_f64)(exponent + 0x4338000000000000LL) - 0x1.8p52;
+    k += up;
+    s = scale2_f64(s, zero - up);
+    others = scale2_f64(others, zero - up);
+    e_t = scale2_f64(e_t, zero - up);
+    v_f64 log_s = log_f64(s), ratio = others / e_t;
+    v_f64 tail = k * LN2_LO + log_s;
+    v_f64 lse = tail - less_k_f64(zero, k), far = tail - less_k_f64(x, k);
+    v_f64 nll = select_f64(ratio < 0x1p40, log1p_f64(ratio), far);
+    v_f64 inverse = 1.0 / s;
+    *u = (vector_scalars){k, inverse, others * inverse, s, e_t, tail, nll, lse};
+}
+
+inline_always row_scalars scalars_of(const vector_scalars *u, int j) {
+    return (row_scalars){u->k[j], u->inverse[j], u->rest[j], u->s[j], u->e_t[j], u->tail[j], u->nll[j], u->lse[j]};
+}
+
+/* Finish n <= FNLL_ROWS rows; those that are not plain get scalars without a meaning. */
 static void finish(int n, const fnll_block *row, const double *x_t, int has_target, row_scalars *out) {
     for (int i = 0; i < n; i += W_f64) {
         const int m = n - i < W_f64 ? n - i : W_f64;
@@ -41,30 +78,9 @@ static void finish(int n, const fnll_block *row, const double *x_t, int has_targ
             eo[j] = ok ? row[q].sum : 1.0;
             ex[j] = has_target && ok ? x_t[q] : 0.0;
         }
-        v_f64 k = load_f64(ek), others = load_f64(eo), x = load_f64(ex), e_t = set_f64(0);
-        if (has_target) {
-            v_f64 n_t;
-            (void)exp_parts_f64(x, &n_t);
-            v_f64 top = max_f64(n_t, k);
-            others = scale2_f64(others, k - top);
-            k = top;
-            e_t = exp2k_f64(x, k);
-        }
-        v_f64 s = others + e_t;
-        /* To s in [1, 2), exactly: a reference far from the sum would cost k ln 2 + log s digits. */
-        const i_f64 exponent = (((i_f64)s >> 52) & 0x7ff) - 1023;
-        const v_f64 up = (v_f64)(exponent + 0x4338000000000000LL) - 0x1.8p52, zero = set_f64(0);
-        k += up;
-        s = scale2_f64(s, zero - up);
-        others = scale2_f64(others, zero - up);
-        e_t = scale2_f64(e_t, zero - up);
-        v_f64 log_s = log_f64(s), ratio = others / e_t;
-        v_f64 tail = k * LN2_LO + log_s;
-        v_f64 lse = tail - less_k_f64(set_f64(0), k), far = tail - less_k_f64(x, k);
-        v_f64 nll = select_f64(ratio < 0x1p40, log1p_f64(ratio), far);
-        v_f64 inverse = 1.0 / s, rest = others * inverse;
-        for (int j = 0; j < m; j++)
-            out[i + j] = (row_scalars){k[j], inverse[j], rest[j], s[j], e_t[j], tail[j], nll[j], lse[j]};
+        vector_scalars u;
+        finish_vector(load_f64(ek), load_f64(eo), load_f64(ex), has_target, &u);
+        for (int j = 0; j < m; j++) out[i + j] = scalars_of(&u, j);
     }
 }
 

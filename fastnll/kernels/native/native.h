@@ -40,8 +40,11 @@ typedef struct {
     int64_t outer, inner, cls; /* element strides */
 } fnll_array;
 
+/* Which stores bypass the caches: none; those of whole lines of a row; those of rows that lie one behind the other, joined. */
+enum { FNLL_STREAM_NONE, FNLL_STREAM_ROWS, FNLL_STREAM_JOINED };
+
 typedef struct {
-    int op, stream;             /* stream: non-temporal stores */
+    int op, stream;             /* stream: one of the three above */
     int64_t outer, inner, v, k; /* rows = outer * inner, classes, ids per row */
     fnll_array x, out, q, mask; /* logits; gradient or result; dense targets; class mask */
     int q_code, t_code;

@@ -4,6 +4,7 @@
 #undef W
 #undef F
 #undef REAL
+#undef INT
 #undef MAGIC
 #undef LOG2E
 #undef SPECULATE
@@ -22,6 +23,7 @@
 
 #if T_IS_F64
 #define REAL double
+#define INT int64_t
 #define MAGIC 0x1.8p52
 #define LOG2E 0x1.71547652b82fep+0
 #define LN2_SHORT 0x1.62e42feep-1
@@ -30,6 +32,7 @@
 #define LEAST 0x1p-500
 #else
 #define REAL float
+#define INT int32_t
 #define MAGIC 0x1.8p23f
 #define LOG2E 0x1.715476p+0f
 #define LN2_SHORT 0x1.62e4p-1f
@@ -52,7 +55,11 @@
 #endif
 #else
 #if HAS_FMA
+#if HAS_POWERS
+#define LIMIT 0x1p17f /* x log2 e in sixteenths takes four bits more */
+#else
 #define LIMIT 0x1p19f
+#endif
 #define LN2_HI 0x1.62e43p-1f
 #define LN2_LO -0x1.05c61p-29f
 #else

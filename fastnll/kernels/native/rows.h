@@ -10,13 +10,6 @@
 
 inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
 
-/* 0 in one lane. */
-inline_always VEC S(without)(VEC a, int64_t lane) {
-    IVEC l;
-    for (int q = 0; q < W; q++) l[q] = q;
-    return F(select)(l == (IVEC){} + (int)lane, F(set)(0), a);
-}
-
 /* What one sweep over a block does. keep: its exponentials go to `kept`; total: its elements are added up; mode and bypass:
  * what `e`, the row before, still has to write. All but the data are constants to the compiler. */
 inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e,
@@ -28,32 +21,29 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
     if (mode) row = *e;
     const int64_t whole = n - n % (4 * W);
     int64_t i = 0;
-#define ADD(to, with, load, at, change)          \
-    do {                                         \
-        const VEC v = load;                      \
-        VEC p = shift ? F(exp2k)(v, kk) : F(exp)(v); \
-        change;                                  \
-        if (keep) F(store)(kept + (at), p);      \
-        if (total) with += v;                    \
-        to += p;                                 \
+    /* Four vectors at x + i. */
+#define ADD(change)                                                              \
+    do {                                                                         \
+        VEC p[4];                                                                \
+        for (int q = 0; q < 4; q++) p[q] = S(ld)(x + i + q * W);                 \
+        if (total) c0 += p[0], c1 += p[1], c0 += p[2], c1 += p[3];               \
+        if (shift)                                                               \
+            F(exps2k_of_4)(p, kk);                                               \
+        else                                                                     \
+            F(exps_of_4)(p);                                                     \
+        change;                                                                  \
+        for (int q = 0; q < 4; q++)                                              \
+            if (keep) F(store)(kept + i + q * W, p[q]);                          \
+        a0 += p[0], a1 += p[1], a2 += p[2], a3 += p[3];                          \
     } while (0)
-    if (whole <= 32 * W) {
-        /* Short rows: a comparison in each lane costs less than a branch that is mispredicted once a row. */
-        VEC lane, hole = F(set)((REAL)(skip < 0 || skip >= n ? -1 : skip));
-        for (int l = 0; l < W; l++) lane[l] = (REAL)l;
-        const VEC step = F(set)((REAL)W);
-#define LEAVE_OUT                                \
-    p = F(where)(lane, hole, zero, p);           \
-    hole -= step
+    if (whole <= MASKED) {
+        /* Short rows: a mask for each lane costs less than a branch that is mispredicted once a row. */
+        const REAL *live = F(all_but)(skip < 0 || skip >= whole ? -1 : skip);
         for (; i < whole; i += 4 * W) {
             for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
-            ADD(a0, c0, S(ld)(x + i), i, LEAVE_OUT);
-            ADD(a1, c1, S(ld)(x + i + W), i + W, LEAVE_OUT);
-            ADD(a2, c0, S(ld)(x + i + 2 * W), i + 2 * W, LEAVE_OUT);
-            ADD(a3, c1, S(ld)(x + i + 3 * W), i + 3 * W, LEAVE_OUT);
+            ADD(for (int q = 0; q < 4; q++) p[q] = (VEC)((IVEC)p[q] & (IVEC)F(load)(live + i + q * W)));
             if (mode) S(emit_unit)(&row, mode, bypass);
         }
-#undef LEAVE_OUT
     } else {
         const int64_t hole = skip < 0 || skip >= whole ? whole : skip - skip % (4 * W);
         for (int part = 0; part < 2; part++) {
@@ -63,27 +53,24 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
                 const int64_t run = i + 64 * W < end ? i + 64 * W : end;
                 for (; i < run; i += 4 * W) {
                     for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
-                    ADD(a0, c0, S(ld)(x + i), i, );
-                    ADD(a1, c1, S(ld)(x + i + W), i + W, );
-                    ADD(a2, c0, S(ld)(x + i + 2 * W), i + 2 * W, );
-                    ADD(a3, c1, S(ld)(x + i + 3 * W), i + 3 * W, );
+                    ADD();
                     if (mode) S(emit_unit)(&row, mode, bypass);
                 }
                 b0 += a0, b1 += a1, b2 += a2, b3 += a3;
                 a0 = a1 = a2 = a3 = zero;
                 if (total) added += CAT(sum_, T)(c0 + c1), c0 = c1 = zero;
             }
-            if (!part && i < whole)
-                for (int j = 0; j < 4; j++, i += W) {
-                    ADD(a0, c0, S(ld)(x + i), i, p = skip >= i && skip < i + W ? S(without)(p, skip - i) : p);
-                }
+            if (!part && i < whole) {
+                ADD(for (int q = 0; q < 4; q++) p[q] = S(with)(p[q], skip - i - q * W, 0));
+                i += 4 * W;
+            }
         }
     }
     for (; i < n; i += W) {
         const int64_t m = n - i < W ? n - i : W;
         const VEC v = m == W ? S(ld)(x + i) : S(ld_part)(x + i, m);
         VEC p = shift ? F(exp2k)(v, kk) : F(exp)(v);
-        if (skip >= i && skip < i + W) p = S(without)(p, skip - i);
+        p = S(with)(p, skip - i, 0);
         if (keep) FS(st_part)(kept + i, p, m);
         a1 += p;
         if (total && m == W) c0 += v;

@@ -107,7 +107,27 @@ inline_always v_f32 quotient_f32(v_f32 a, v_f32 b) { return a / b; }
 #endif
 inline_always v_f64 quotient_f64(v_f64 a, v_f64 b) { return a / b; }
 
-/* p * 2^n for integer-valued n; 0 where the result would be below the normal range. */
+/* 2^(j/16), j being the low four bits of each lane: of sixteen numbers, from a register or two. */
+#if VBYTES == 64 && defined(FNLL_X86)
+#define HAS_POWERS 1
+inline_always v_f32 power16_f32(v_f32 bits) {
+    static const float powers[16] __attribute__((aligned(64))) = {
+        0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fe0p+0f, 0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f,
+        0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f, 0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f};
+    return (v_f32)_mm512_permutexvar_ps((__m512i)bits, _mm512_load_ps(powers));
+}
+inline_always v_f64 power16_f64(v_f64 bits) {
+    static const double powers[16] __attribute__((aligned(64))) = {
+        0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0, 0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0,
+        0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0, 0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0, 0x1.9c49182a3f090p+0,
+        0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0, 0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0};
+    return (v_f64)_mm512_permutex2var_pd(_mm512_load_pd(powers), (__m512i)bits, _mm512_load_pd(powers + 8));
+}
+#else
+#define HAS_POWERS 0
+#endif
+
+/* p * 2^floor(n); n is an integer where the table has no instruction for it. 0 where the result would be below the normal range. */
 #if VBYTES == 64 && defined(FNLL_X86)
 inline_always v_f32 scale2_f32(v_f32 p, v_f32 n) { return (v_f32)_mm512_scalef_ps((__m512)p, (__m512)n); }
 inline_always v_f64 scale2_f64(v_f64 p, v_f64 n) { return (v_f64)_mm512_scalef_pd((__m512d)p, (__m512d)n); }

@@ -6,6 +6,7 @@
 #include "details.h"
 #include "general.h"
 #include "plain.h"
+#include "short.h"
 #include "columns.h"
 #include "lanes.h"
 #include "storage_kernels.h"

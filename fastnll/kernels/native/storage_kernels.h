@@ -31,6 +31,8 @@ static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory)
                         task->v <= FNLL_COLUMNS_KEEP ? (REAL *)((char *)memory + fnll_row_scratch(task->v)) : 0);
     else if (S(is_simple)(task) && task->v > 1 && task->v <= FNLL_SMALL)
         S(lane_range)(task, r0, r1, scratch);
+    else if (S(is_simple)(task) && task->v > 1 && task->v <= SHORT && task->x.cls == 1 && (!task->out.p || task->out.cls == 1))
+        S(short_rows)(task, r0, r1, scratch);
     else if (S(is_plain_task)(task) && task->v > 1 && task->x.cls == 1 && (!task->out.p || task->out.cls == 1))
         S(plain_rows)(task, r0, r1, scratch);
     else

@@ -25,42 +25,105 @@ inline_always VEC F(less_k)(VEC x, VEC k) {
     return r;
 }
 
-/* P(r) - 1 with its integer n; x is clamped from below, so that -inf and mask values end as exact zeros. */
-inline_always VEC F(exp_rest)(VEC x, VEC *n) {
-    x = F(max)(F(set)(-4 * LIMIT), x); /* NaN stays */
-    VEC k = (x * LOG2E + MAGIC) - MAGIC;
-    VEC r = F(less_k)(x, k);
-    r = F(fnma)(k, F(set)(LN2_LO), r);
-    *n = k;
+/* For each of the first c of some vectors, c a constant to the compiler. A core looks ahead a few dozen instructions, one
+ * exponential is a chain of fifteen that wait for each other: several go side by side, or it would mostly wait. */
+#undef EACH
+#undef MASKED
+#undef SIDE_BY_SIDE
+#define EACH                 \
+    _Pragma("GCC unroll 4") \
+    for (int q = 0; q < c; q++)
+#define SIDE_BY_SIDE 2 /* measured: more need more registers than they gain */
+
+/* P(r) - 1 with its integer n, in place of x; x is clamped from below, so that -inf and mask values end as exact zeros. */
+inline_always void F(exp_rests)(VEC *x, VEC *n, const int c) {
+    VEC p[4], r[4];
+    EACH x[q] = F(max)(F(set)(-4 * LIMIT), x[q]); /* NaN stays */
+    EACH n[q] = x[q] * LOG2E + MAGIC;
+    EACH n[q] = n[q] - MAGIC;
+    EACH r[q] = F(less_k)(x[q], n[q]);
+    EACH r[q] = F(fnma)(n[q], F(set)(LN2_LO), r[q]);
 #if T_IS_F64
-    VEC p = r * 0x1.ada06b224e7b7p-26 + 0x1.28ad5f6134b57p-22;
-    p = p * r + 0x1.71df0c1447596p-19;
-    p = p * r + 0x1.a0199a0b6f519p-16;
-    p = p * r + 0x1.a01a0138662c2p-13;
-    p = p * r + 0x1.6c16c1843a301p-10;
-    p = p * r + 0x1.111111112464ep-7;
-    p = p * r + 0x1.5555555550797p-5;
-    p = p * r + 0x1.555555555550cp-3;
-    p = p * r + 0x1.000000000000ap-1;
+    EACH p[q] = r[q] * 0x1.ada06b224e7b7p-26 + 0x1.28ad5f6134b57p-22;
+    EACH p[q] = p[q] * r[q] + 0x1.71df0c1447596p-19;
+    EACH p[q] = p[q] * r[q] + 0x1.a0199a0b6f519p-16;
+    EACH p[q] = p[q] * r[q] + 0x1.a01a0138662c2p-13;
+    EACH p[q] = p[q] * r[q] + 0x1.6c16c1843a301p-10;
+    EACH p[q] = p[q] * r[q] + 0x1.111111112464ep-7;
+    EACH p[q] = p[q] * r[q] + 0x1.5555555550797p-5;
+    EACH p[q] = p[q] * r[q] + 0x1.555555555550cp-3;
+    EACH p[q] = p[q] * r[q] + 0x1.000000000000ap-1;
 #else
-    VEC p = r * 0x1.6a5234p-10f + 0x1.12396cp-7f;
-    p = p * r + 0x1.5558aap-5f;
-    p = p * r + 0x1.555492p-3f;
-    p = p * r + 0x1.fffffcp-2f;
+    EACH p[q] = r[q] * 0x1.6a5234p-10f + 0x1.12396cp-7f;
+    EACH p[q] = p[q] * r[q] + 0x1.5558aap-5f;
+    EACH p[q] = p[q] * r[q] + 0x1.555492p-3f;
+    EACH p[q] = p[q] * r[q] + 0x1.fffffcp-2f;
 #endif
-    p = p * r + (REAL)1;
-    return p * r;
+    EACH p[q] = p[q] * r[q] + (REAL)1;
+    EACH x[q] = p[q] * r[q];
+}
+/* exp(x) = p 2^floor(n), with p in place of x. */
+inline_always void F(exp_powers)(VEC *x, VEC *n, const int c) {
+#if HAS_POWERS
+    /* n in sixteenths: 2^(n - floor(n)) is one of 16 numbers in a register, r is at most ln 2 / 32, and four terms of e^r do. */
+    VEC r[4], s[4], p[4];
+    EACH x[q] = F(max)(F(set)(-4 * LIMIT), x[q]);
+    EACH s[q] = x[q] * LOG2E + MAGIC / 16;
+    EACH n[q] = s[q] - MAGIC / 16;
+    EACH r[q] = F(less_k)(x[q], n[q]);
+    EACH r[q] = F(fnma)(n[q], F(set)(LN2_LO), r[q]);
+    EACH p[q] = F(power16)(s[q]);
+#if T_IS_F64
+    EACH s[q] = r[q] * 0x1.6c14c3f7729efp-10 + 0x1.11123aee15b04p-7;
+    EACH s[q] = s[q] * r[q] + 0x1.5555555902f11p-5;
+    EACH s[q] = s[q] * r[q] + 0x1.555555548f34ep-3;
+    EACH s[q] = s[q] * r[q] + 0x1.fffffffffffb8p-2;
+#else
+    EACH s[q] = r[q] * 0x1.55564cp-3f + 0x1.000226p-1f;
+#endif
+    EACH s[q] = (r[q] * r[q]) * s[q] + r[q];
+    EACH x[q] = p[q] * s[q] + p[q];
+#else
+    F(exp_rests)(x, n, c);
+    EACH x[q] = x[q] + (REAL)1;
+#endif
+}
+/* exp(x), and exp(x) 2^-k for an integer-valued k. */
+inline_always void F(exps)(VEC *x, const int c) {
+    VEC n[4];
+    F(exp_powers)(x, n, c);
+    EACH x[q] = F(scale2)(x[q], n[q]);
+}
+inline_always void F(exps2k)(VEC *x, VEC k, const int c) {
+    VEC n[4];
+    F(exp_powers)(x, n, c);
+    EACH x[q] = F(scale2)(x[q], n[q] - k);
+}
+inline_always VEC F(exp_rest)(VEC x, VEC *n) {
+    F(exp_rests)(&x, n, 1);
+    return x;
 }
 inline_always VEC F(exp_parts)(VEC x, VEC *n) { return F(exp_rest)(x, n) + (REAL)1; }
-
 inline_always VEC F(exp)(VEC x) {
-    VEC n, p = F(exp_parts)(x, &n);
-    return F(scale2)(p, n);
+    F(exps)(&x, 1);
+    return x;
 }
-/* exp(x) 2^-k for an integer-valued k. */
 inline_always VEC F(exp2k)(VEC x, VEC k) {
-    VEC n, p = F(exp_parts)(x, &n);
-    return F(scale2)(p, n - k);
+    F(exps2k)(&x, k, 1);
+    return x;
+}
+inline_always void F(exps_of_4)(VEC *x) {
+    for (int j = 0; j < 4; j += SIDE_BY_SIDE) F(exps)(x + j, SIDE_BY_SIDE);
+}
+inline_always void F(exps2k_of_4)(VEC *x, VEC k) {
+    for (int j = 0; j < 4; j += SIDE_BY_SIDE) F(exps2k)(x + j, k, SIDE_BY_SIDE);
+}
+
+/* Masks of 0 .. MASKED - 1: all bits of each element but number `one`; of every one where that is negative. */
+#define MASKED (32 * W)
+inline_always const REAL *F(all_but)(int64_t one) {
+    static const INT masks[2 * MASKED] = {[0 ... MASKED - 1] = -1, [MASKED] = 0, [MASKED + 1 ... 2 * MASKED - 1] = -1};
+    return (const REAL *)masks + (one < 0 ? 0 : MASKED - one);
 }
 
 /* Transpose W rows of W lanes in log2 W stages of swaps; lane l of row r becomes lane r of row l. `step` is a constant to
