@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, SupportsIndex
 
+from fastnll import events
 from fastnll.errors import BackendError, OptionError
 
-__all__ = ["BACKENDS", "ISAS", "Settings", "available_cores", "current", "resolve_threads", "using"]
+__all__ = ["BACKENDS", "ISAS", "Settings", "available_cores", "current", "resolve_threads", "threads_for", "using"]
 
 BACKENDS = ("native", "numba", "reference")
 ISAS = ("baseline", "avx2", "avx512", "amx")
@@ -194,6 +195,22 @@ def resolve_threads(threads: SupportsIndex | None = None) -> int:
     else:
         count = settings.get().threads or _default_threads()
     return 1 if _forked else count
+
+
+# Waking a second thread costs some microseconds, in which one core gets through about this many logits.
+ELEMENTS_PER_THREAD = 32768
+events.facts["elements_per_thread"] = lambda: ELEMENTS_PER_THREAD
+
+
+def threads_for(n_elements: int, threads: SupportsIndex | None = None) -> int:
+    """Return how many threads a call over so many logits runs on: `resolve_threads`, fewer for little work.
+
+    Examples
+    --------
+    >>> threads_for(80, threads=4), threads_for(80_000, threads=4)
+    (1, 2)
+    """
+    return max(1, min(resolve_threads(threads), n_elements // ELEMENTS_PER_THREAD))
 
 
 def pinned_backend() -> str | None:

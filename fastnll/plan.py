@@ -10,14 +10,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import NamedTuple, SupportsIndex
 
-from fastnll import config, events
+from fastnll import config
 from fastnll.kernels import registry
 
-__all__ = ["ELEMENTS_PER_THREAD", "Plan", "make_plan"]
-
-# Waking a second thread costs some microseconds, in which one core gets through about this many logits.
-ELEMENTS_PER_THREAD = 32768
-events.facts["elements_per_thread"] = lambda: ELEMENTS_PER_THREAD
+__all__ = ["Plan", "make_plan"]
 
 
 class Plan(NamedTuple):
@@ -55,5 +51,4 @@ def make_plan(n_elements: int, threads: SupportsIndex | None = None) -> Plan:
     >>> make_plan(80, threads=4).threads
     1
     """
-    wanted = config.resolve_threads(threads)
-    return Plan(registry.backend(), max(1, min(wanted, n_elements // ELEMENTS_PER_THREAD)))
+    return Plan(registry.backend(), config.threads_for(n_elements, threads))

@@ -25,7 +25,7 @@ def general(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1, 2), (8, 10), (64, 100), (65, 10), (3, 2048), (3, 2731)])
+@pytest.mark.parametrize("shape", [(1, 2), (8, 10), (64, 100), (65, 10), (3, 2048), (3, 2731), (1, 128256), (64, 2000)])
 def test_it_gives_the_bits_of_the_general_way(shape: tuple[int, int], dtype: type) -> None:
     x, t = batch(*shape, dtype)
     loss, grad = general(x, t)
@@ -38,6 +38,40 @@ def test_it_gives_the_bits_of_the_general_way(shape: tuple[int, int], dtype: typ
     assert same is inplace
     assert again == loss
     np.testing.assert_array_equal(inplace, grad)
+    apart = np.empty_like(x)
+    again, same = fn.cross_entropy_value_and_grad(x, t, out=apart)
+    assert same is apart
+    assert again == loss
+    np.testing.assert_array_equal(apart, grad)
+
+
+@pytest.mark.parametrize("shape", [(4, 30), (2, 70000)])
+def test_out_that_is_not_its_kind_or_overlaps(shape: tuple[int, int]) -> None:
+    n, v = shape
+    x, t = batch(n, v)
+    loss, grad = general(x, t)
+    strided = np.empty((n, 2 * v), np.float32)[:, ::2]
+    assert fn.cross_entropy_value_and_grad(x, t, out=strided)[0] == loss
+    np.testing.assert_array_equal(strided, grad)
+    memory = np.empty(n * v + v, np.float32)
+    logits, shifted = memory[: n * v].reshape(n, v), memory[v:].reshape(n, v)
+    logits[...] = x
+    assert fn.cross_entropy_value_and_grad(logits, t, out=shifted)[0] == loss
+    np.testing.assert_array_equal(shifted, grad)
+    with pytest.raises(fn.ShapeError, match="out"):
+        fn.cross_entropy_value_and_grad(x, t, out=np.empty((v, n), np.float32))
+    with pytest.raises(fn.DTypeError, match="out"):
+        fn.cross_entropy_value_and_grad(x, t, out=np.empty((n, v)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_do_not_change_a_bit(threads: int) -> None:
+    x, t = batch(2, 200_000)
+    loss, grad = general(x, t)
+    with fn.using(threads=threads):
+        again, same = fn.cross_entropy_value_and_grad(x, t)
+    assert again == loss
+    np.testing.assert_array_equal(same, grad)
 
 
 @pytest.mark.parametrize("name", INTEGERS)

@@ -17,7 +17,7 @@ import os
 
 import numpy as np
 
-from fastnll import config
+from fastnll import buffers, config, events
 from fastnll.dtypes import INTEGERS, float_type
 from fastnll.kernels.spec import TargetScan
 
@@ -28,8 +28,9 @@ cdef enum:
     # Rows shorter than this share too many lines with their neighbours, unless they start on line boundaries.
     STREAM_ROW = 1 << 12
     STREAM_ALIGNED_ROW = 1 << 9
-    # Largest batch that the short way in takes: it runs on one thread.
+    # Largest batch that the short way in runs at once, on the calling thread, and the largest that it takes.
     SMALL_ELEMENTS = 8192
+    SHORT_ELEMENTS = 1 << 20
     SCAN_ROWS = 1 << 16
 
 cdef const fnll_table *_tables[MAX_TABLES]
@@ -371,21 +372,26 @@ cdef object _float32 = np.dtype(np.float32)
 cdef object _float64 = np.dtype(np.float64)
 cdef object _empty_like = np.empty_like
 cdef object _ndarray = np.ndarray
+cdef object _lend = buffers.pool.empty
+cdef object _threads_for = config.threads_for
 
 
 def small_cross_entropy(logits, targets, bint with_grad, out):
-    """Return (loss, gradient) of a small batch under default options, or None for whatever is not that.
+    """Return (loss, gradient) of a batch of few rows under default options, or None for whatever is not that.
 
-    A batch of a few rows takes well under a microsecond, all of the checks of the general path many: this
-    path takes only calls that need none of them, plain C-ordered (N, V) arrays with valid targets, and leaves
-    the rest, errors included, to the general one. Same kernels, same bits.
+    A small batch takes well under a microsecond, one row of a large vocabulary about twenty, all of the checks of the
+    general path about fifteen: this path takes only calls that need none of them, plain C-ordered (N, V) arrays with
+    valid targets, and leaves the rest, errors included, to the general one. Same kernels, same bits.
     """
     cdef fnll_task c
     cdef Py_buffer view
-    cdef int64_t n, v, ignored = 0, bad = 0, first = -1
+    cdef int64_t n, v, size, ignored = 0, bad = 0, first = -1
     cdef int code, i
     cdef double total
+    cdef char *start
     cdef char *end
+    cdef bint large
+    cdef const fnll_kernels *kernels
     cdef object dtype
     if type(logits) is not _ndarray or type(targets) is not _ndarray or not _default_env:
         return None
@@ -422,32 +428,45 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
             view.strides[0] != v * view.itemsize) or <size_t>view.buf % <size_t>view.itemsize:
         v = 0
     PyBuffer_Release(&view)
-    if v == 0 or v > FNLL_STACK or n * v > SMALL_ELEMENTS:
+    if v == 0 or n * v > SHORT_ELEMENTS:
+        return None
+    large = v > FNLL_STACK or n * v > SMALL_ELEMENTS
+    if large and events.active is not None:  # whoever profiles wants to know more of it
         return None
     fnll_scan(&c.t, code, 1, n, v, 1, -100, &ignored, &bad, &first)
     if ignored or bad:
         return None
     if with_grad:
+        size = n * v * (4 if i == 1 else 8)
         if out is None:
-            out = _empty_like(logits)
-        elif out is not logits or not logits.flags.writeable:
-            return None
+            out = _lend(logits.shape, dtype) if large else _empty_like(logits)
+            _fill(&c.out, out, True)
         else:
-            # Targets inside the logits would be overwritten before they are read: the general path copies them.
-            end = <char *>c.x.p + n * v * (4 if i == 1 else 8)
-            if <char *>c.t.p < end and <char *>c.t.p + n * 8 * max(c.t.inner, 1) > <char *>c.x.p or (
-                    c.t.inner < 0):
+            # Of the logits' kind and apart from them, or the logits themselves. Targets inside it would be overwritten before
+            # they are read: the general path copies them.
+            if type(out) is not _ndarray or out.dtype is not dtype or not out.flags.writeable or not (
+                    out.flags.c_contiguous) or out.shape != logits.shape:
                 return None
-        _fill(&c.out, out, True)
+            _fill(&c.out, out, True)
+            start, end = <char *>c.out.p, <char *>c.out.p + size
+            if c.out.p != c.x.p and start < <char *>c.x.p + size and end > <char *>c.x.p:
+                return None
+            if <size_t>start % <size_t>(4 if i == 1 else 8) or c.t.inner < 0 or (
+                    <char *>c.t.p < end and <char *>c.t.p + n * 8 * max(c.t.inner, 1) > start):
+                return None
     c.op = FNLL_CROSS_ENTROPY
     c.outer, c.inner, c.v = 1, n, v
     c.x.inner, c.x.cls = v, 1
     if with_grad:
-        c.out.inner, c.out.cls = v, 1
+        c.out.outer, c.out.inner, c.out.cls = 0, v, 1
     c.t_code = code
     c.temperature = 1.0
     c.grad_scale = 1.0 / n
-    fnll_item(&_tables[_n_tables - 1].storage[i], &c, n, 0, &total, NULL)
+    kernels = &_tables[_n_tables - 1].storage[i]
+    if large:
+        _run(kernels, &c, 4 if i == 1 else 8, _threads_for(n * v), &total)
+    else:
+        fnll_item(kernels, &c, n, 0, &total, NULL)
     return total / n, out
 
 
