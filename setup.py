@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 NATIVE = "fastnll/kernels/native"
 LINEAR_SOURCES = ("dispatch", "baseline", "avx2", "avx512", "amx")
-SOURCES = ("dispatch", "isa_baseline", "isa_avx2", "isa_avx512")
+SOURCES = ("dispatch", "drive", "isa_baseline", "isa_avx2", "isa_avx512")
 
 # No -march=native and no -ffast-math: the sources name their instruction sets themselves, and NaN, inf
 # and signed zeros keep their meaning.

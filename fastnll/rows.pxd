@@ -4,8 +4,8 @@
 #
 # Nothing is linked and no header is needed: the functions are found in the module, which is imported with yours. Every one
 # returns FASTNLL_OK, or one of the codes below and has then written nothing. Results do not depend on `threads`, to the
-# bit; they are those of the Python functions with an `out` of the same strides. Threads share out rows, so that one row
-# is the work of one thread. Arrays may not overlap, except that a result may be its input, with the same strides.
+# bit; they are those of the Python functions with an `out` of the same strides. Threads share out rows, and the
+# classes of few long rows. Arrays may not overlap, except that a result may be its input, with the same strides.
 # examples/cython_rows is a project that uses them.
 
 from libc.stdint cimport int64_t

@@ -6,9 +6,7 @@ The kernels themselves are in `fastnll.kernels.native._kernels`, once: this modu
 
 import ctypes
 
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t, intptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastnll.kernels.native._native cimport *
@@ -18,24 +16,21 @@ cdef extern from *:
     """
     #include "native.h"
     typedef __typeof__(&fnll_tables) tables_function;
-    typedef __typeof__(&fnll_scratch) scratch_function;
-    typedef __typeof__(&fnll_row_scratch) row_scratch_function;
-    typedef __typeof__(&fnll_rows_per_item) rows_per_item_function;
+    typedef __typeof__(&fnll_run) run_function;
+    typedef __typeof__(&fnll_run_vjp) run_vjp_function;
     """
     ctypedef int (*tables_function)(const fnll_table **, int) noexcept nogil
-    ctypedef int64_t (*scratch_function)(const fnll_task *) noexcept nogil
-    ctypedef int64_t (*row_scratch_function)(int64_t) noexcept nogil
-    ctypedef int64_t (*rows_per_item_function)(const fnll_task *, int, int) noexcept nogil
+    ctypedef int (*run_function)(const fnll_kernels *, const fnll_task *, int, int, double *) noexcept nogil
+    ctypedef int (*run_vjp_function)(const fnll_kernels *, const fnll_task *, int, int, int) noexcept nogil
 
 cdef const fnll_table *_table = NULL
-cdef scratch_function _scratch = NULL
-cdef row_scratch_function _row_scratch = NULL
-cdef rows_per_item_function _rows_per_item = NULL
+cdef run_function _run_rows = NULL
+cdef run_vjp_function _run_vjp = NULL
 
 
 cdef int _find_kernels() except -1:
     """Take the best table that the machine runs."""
-    global _table, _scratch, _row_scratch, _rows_per_item
+    global _table, _run_rows, _run_vjp
     cdef const fnll_table *tables[8]
     cdef intptr_t at
     try:
@@ -45,12 +40,10 @@ cdef int _find_kernels() except -1:
     library = ctypes.CDLL(_kernels.__file__)
     at = ctypes.cast(library.fnll_tables, ctypes.c_void_p).value
     _table = tables[(<tables_function>at)(tables, 8) - 1]
-    at = ctypes.cast(library.fnll_scratch, ctypes.c_void_p).value
-    _scratch = <scratch_function>at
-    at = ctypes.cast(library.fnll_row_scratch, ctypes.c_void_p).value
-    _row_scratch = <row_scratch_function>at
-    at = ctypes.cast(library.fnll_rows_per_item, ctypes.c_void_p).value
-    _rows_per_item = <rows_per_item_function>at
+    at = ctypes.cast(library.fnll_run, ctypes.c_void_p).value
+    _run_rows = <run_function>at
+    at = ctypes.cast(library.fnll_run_vjp, ctypes.c_void_p).value
+    _run_vjp = <run_vjp_function>at
     return 0
 
 
@@ -86,38 +79,8 @@ cdef void _start(fnll_task *c, const fastnll_rows *x, const fastnll_rows *out, i
     c.grad_scale = c.temperature = 1.0
 
 
-cdef int _run(fnll_task *c, int type, int vjp, int log, int threads) noexcept nogil:
-    """Deal the rows of a task to threads: `fnll_item` without sums of blocks, which nobody asks for here."""
-    cdef const fnll_kernels *kernels = &_table.storage[type]
-    cdef int64_t n = c.outer * c.inner, item, rows, items, each = _row_scratch(c.v) if vjp else _scratch(c)
-    cdef char *memory = NULL
-    if n == 0:
-        return FASTNLL_OK
-    rows = _rows_per_item(c, _SIZES[type], threads)
-    items = (n + rows - 1) // rows
-    if threads > items:
-        threads = <int>items
-    if each:
-        memory = <char *>malloc(each * threads)
-        if memory == NULL:
-            return FASTNLL_NO_MEMORY
-    if threads == 1:
-        for item in range(items):
-            _range(kernels, c, vjp, log, item * rows, min(n, (item + 1) * rows), memory)
-    else:
-        for item in prange(items, num_threads=threads, schedule="dynamic"):
-            _range(kernels, c, vjp, log, item * rows, min(n, (item + 1) * rows),
-                   memory + each * threadid() if each else NULL)
-    free(memory)
-    return FASTNLL_OK
-
-
-cdef void _range(const fnll_kernels *kernels, const fnll_task *c, int vjp, int log, int64_t start, int64_t stop,
-                 void *memory) noexcept nogil:
-    if vjp:
-        kernels.vjp(c, log, start, stop, memory)
-    else:
-        kernels.rows(c, start, stop, memory)
+cdef int _run(fnll_task *c, int type, int threads) noexcept nogil:
+    return FASTNLL_OK if _run_rows(&_table.storage[type], c, _SIZES[type], threads, NULL) else FASTNLL_NO_MEMORY
 
 
 cdef fastnll_rows matrix_rows(void *data, int type, int64_t rows, int64_t classes) noexcept nogil:
@@ -135,7 +98,7 @@ cdef int logsumexp_rows(const fastnll_rows *x, double *lse, int threads) noexcep
         return status
     _start(&c, x, NULL, FNLL_LSE)
     c.lse = lse
-    return _run(&c, x.type, False, False, threads)
+    return _run(&c, x.type, threads)
 
 
 cdef int softmax_rows(const fastnll_rows *x, const fastnll_rows *out, bint log, int threads) noexcept nogil:
@@ -144,7 +107,7 @@ cdef int softmax_rows(const fastnll_rows *x, const fastnll_rows *out, bint log, 
     if status != FASTNLL_OK or out.type != x.type:
         return status or FASTNLL_BAD_ARGUMENT
     _start(&c, x, out, FNLL_LOG_SOFTMAX if log else FNLL_SOFTMAX)
-    return _run(&c, x.type, False, False, threads)
+    return _run(&c, x.type, threads)
 
 
 cdef int softmax_vjp_rows(const fastnll_rows *y, const fastnll_rows *grad, const fastnll_rows *out, bint log,
@@ -155,7 +118,7 @@ cdef int softmax_vjp_rows(const fastnll_rows *y, const fastnll_rows *grad, const
         return status or FASTNLL_BAD_ARGUMENT
     _start(&c, y, out, 0)
     _place(&c.q, grad)
-    return _run(&c, y.type, True, log, threads)
+    return FASTNLL_OK if _run_vjp(&_table.storage[y.type], &c, log, _SIZES[y.type], threads) else FASTNLL_NO_MEMORY
 
 
 cdef int cross_entropy_rows(const fastnll_rows *x, const void *targets, int target_type, const double *weight,
@@ -170,7 +133,7 @@ cdef int cross_entropy_rows(const fastnll_rows *x, const void *targets, int targ
     c.t.outer, c.t.inner = x.inner, 1
     c.t_code = target_type
     c.row_weight, c.grad_weight, c.grad_scale, c.loss = weight, grad_weight, grad_scale, loss
-    return _run(&c, x.type, False, False, threads)
+    return _run(&c, x.type, threads)
 
 
 cdef int soft_cross_entropy_rows(const fastnll_rows *x, const fastnll_rows *probs, const double *weight,
@@ -184,4 +147,4 @@ cdef int soft_cross_entropy_rows(const fastnll_rows *x, const fastnll_rows *prob
     _place(&c.q, probs)
     c.q_code = probs.type
     c.row_weight, c.grad_weight, c.grad_scale, c.loss = weight, grad_weight, grad_scale, loss
-    return _run(&c, x.type, False, False, threads)
+    return _run(&c, x.type, threads)

@@ -1,14 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
-"""The native backend: tasks of `fastnll.kernels.spec` turned into C tasks and dealt to OpenMP threads.
+"""The native backend: tasks of `fastnll.kernels.spec` turned into C tasks, which ``drive.c`` deals to OpenMP threads.
 
-Everything that touches data is C behind a table per instruction set. Results are per row or per block of
-rows, so the order in which threads take items cannot change a bit of them.
+Everything that touches data is C behind a table per instruction set.
 """
 
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastnll.kernels.native._native cimport *
@@ -31,7 +28,6 @@ cdef enum:
     # Largest batch that the short way in runs at once, on the calling thread, and the largest that it takes.
     SMALL_ELEMENTS = 8192
     SHORT_ELEMENTS = 1 << 20
-    SCAN_ROWS = 1 << 16
 
 cdef const fnll_table *_tables[MAX_TABLES]
 cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
@@ -123,104 +119,10 @@ cdef int _set_out(fnll_task *c, object out, object x, bint fresh) except -1:
 
 cdef int _run(const fnll_kernels *kernels, fnll_task *c, int itemsize, int threads, double *block_sums) except -1:
     """Deal the rows of a task to threads."""
-    cdef int64_t n = c.outer * c.inner, rows, items, item, pieces, bytes_each = fnll_scratch(c)
-    cdef char *scratch = NULL
-    cdef double *losses = NULL
-    cdef bint own_loss = False, by_rows
-    if n == 0:
-        return 0
-    pieces = fnll_pieces(c, threads)
-    if pieces > 1 and c.row_weight == NULL and c.op != FNLL_GATHER and _splits(c):
-        return _run_split(kernels, c, threads, pieces, block_sums)
-    rows = fnll_rows_per_item(c, itemsize, threads)
-    items = (n + rows - 1) // rows
-    # Blocks of rows are summed as they are done, or afterwards where items are not made of whole ones or must not be cut.
-    by_rows = block_sums != NULL and (rows < FNLL_ROWS or fnll_is_columns(c))
-    if by_rows and c.loss == NULL:
-        losses = <double *>malloc(n * sizeof(double))
-        if losses == NULL:
-            raise MemoryError()
-        c.loss = losses
-        own_loss = True
-    if bytes_each:
-        scratch = <char *>malloc(bytes_each * threads)
-        if scratch == NULL:
-            free(losses)
-            raise MemoryError()
+    cdef int done
     with nogil:
-        if threads == 1:
-            for item in range(items):
-                fnll_item(kernels, c, rows, item, NULL if by_rows else block_sums, scratch)
-        else:
-            for item in prange(items, num_threads=threads, schedule="dynamic"):
-                fnll_item(kernels, c, rows, item, NULL if by_rows else block_sums,
-                          scratch + bytes_each * threadid() if bytes_each else NULL)
-    if by_rows:
-        _sum_blocks(c.loss, n, block_sums)
-    if own_loss:
-        c.loss = NULL
-    free(losses)
-    free(scratch)
-    return 0
-
-
-cdef void _sum_blocks(const double *loss, int64_t n, double *block_sums) noexcept nogil:
-    cdef int64_t b, i
-    cdef double total
-    for b in range((n + FNLL_ROWS - 1) // FNLL_ROWS):
-        total = 0.0
-        for i in range(b * FNLL_ROWS, min(n, (b + 1) * FNLL_ROWS)):
-            total = total + loss[i]
-        block_sums[b] = total
-
-
-cdef bint _splits(const fnll_task *c) noexcept nogil:
-    """Whether a row may be cut: contiguous, without options that look at the whole row twice."""
-    return (c.x.cls == 1 and (c.out.p == NULL or c.out.cls == 1) and c.smoothing == 0.0 and c.z_loss == 0.0
-            and c.temperature == 1.0 and c.softcap == 0.0 and c.mask.p == NULL and c.q.p == NULL and c.ids == NULL
-            and c.entropy == NULL and c.argmax == NULL and c.rank == NULL
-            and (c.op != FNLL_CROSS_ENTROPY or (c.t.p != NULL and c.lse == NULL)))
-
-
-cdef int _run_split(const fnll_kernels *kernels, fnll_task *c, int threads, int64_t pieces, double *sums) except -1:
-    """Fewer rows than keep all threads at work: cut rows into runs of blocks."""
-    cdef int64_t n = c.outer * c.inner, blocks = (c.v + FNLL_BLOCK - 1) // FNLL_BLOCK, item, r, part
-    cdef int64_t items = n * pieces, bytes_each = fnll_scratch(c)
-    cdef fnll_block *state = <fnll_block *>malloc(n * blocks * sizeof(fnll_block))
-    cdef double *scalars = <double *>malloc(n * FNLL_COEFFICIENTS * sizeof(double))
-    cdef int *done = <int *>malloc(n * sizeof(int))
-    cdef double *losses = <double *>malloc(n * sizeof(double))
-    cdef void *scratch = malloc(bytes_each) if bytes_each else NULL
-    cdef bint own_loss = c.loss == NULL
-    cdef bint failed = (state == NULL or scalars == NULL or done == NULL or losses == NULL
-                        or (bytes_each and scratch == NULL))
-    if not failed:
-        with nogil:
-            if own_loss:
-                c.loss = losses
-            for item in prange(items, num_threads=threads, schedule="static"):
-                kernels.split_stats(c, item // pieces, blocks * (item % pieces) // pieces,
-                                    blocks * (item % pieces + 1) // pieces, state + item // pieces * blocks)
-            for r in range(n):
-                done[r] = kernels.split_merge(c, r, state + r * blocks, scalars + r * FNLL_COEFFICIENTS)
-                if not done[r]:
-                    kernels.rows(c, r, r + 1, scratch)
-            if c.out.p != NULL:
-                for item in prange(items, num_threads=threads, schedule="static"):
-                    if done[item // pieces]:
-                        kernels.split_emit(c, item // pieces, blocks * (item % pieces) // pieces,
-                                           blocks * (item % pieces + 1) // pieces,
-                                           scalars + item // pieces * FNLL_COEFFICIENTS)
-            if sums != NULL:
-                _sum_blocks(c.loss, n, sums)
-            if own_loss:
-                c.loss = NULL
-    free(state)
-    free(scalars)
-    free(done)
-    free(losses)
-    free(scratch)
-    if failed:
+        done = fnll_run(kernels, c, itemsize, threads, block_sums)
+    if not done:
         raise MemoryError()
     return 0
 
@@ -252,29 +154,15 @@ def softmax_vjp(task):
     """Run a `VjpTask`."""
     cdef fnll_task c
     cdef object y = task.y
-    cdef int log = task.log, threads = task.threads
+    cdef int log = task.log, threads = task.threads, size = y.itemsize, done
     cdef const fnll_kernels *kernels = &_table().storage[_float_code(y.dtype)]
-    cdef int64_t n, rows, items, item, bytes_each
-    cdef char *scratch = NULL
     _shape(&c, y)
     _fill(&c.q, task.grad, False)
     _fill(&c.out, task.out, True)
-    n = c.outer * c.inner
-    bytes_each = fnll_row_scratch(c.v)
-    rows = fnll_rows_per_item(&c, y.itemsize, threads)
-    items = (n + rows - 1) // rows
-    if bytes_each:
-        scratch = <char *>malloc(bytes_each * threads)
-        if scratch == NULL:
-            raise MemoryError()
     with nogil:
-        if threads == 1:
-            kernels.vjp(&c, log, 0, n, scratch)
-        else:
-            for item in prange(items, num_threads=threads, schedule="dynamic"):
-                kernels.vjp(&c, log, item * rows, min(n, (item + 1) * rows),
-                            scratch + bytes_each * threadid() if bytes_each else NULL)
-    free(scratch)
+        done = fnll_run_vjp(kernels, &c, log, size, threads)
+    if not done:
+        raise MemoryError()
 
 
 def cross_entropy(task):
@@ -350,20 +238,14 @@ def sgd_update(task):
     cdef char *param = <char *>_pointer(p)
     cdef char *grad = <char *>_pointer(task.grad)
     cdef char *buffer = <char *>_pointer(task.buffer)
-    cdef int64_t n = p.size, size = p.itemsize, chunk = 1 << 15, items, item
+    cdef int64_t n = p.size, size = p.itemsize
     cdef int threads = task.threads
     cdef const fnll_kernels *kernels = &_table().storage[_float_code(p.dtype)]
     u.lr, u.momentum, u.dampening = task.lr, task.momentum, task.dampening
     u.weight_decay, u.grad_scale = task.weight_decay, task.grad_scale
     u.nesterov, u.maximize, u.first_step = task.nesterov, task.maximize, task.first_step
-    items = (n + chunk - 1) // chunk
     with nogil:
-        if threads == 1:
-            kernels.sgd(&u, param, grad, buffer, n)
-        else:
-            for item in prange(items, num_threads=threads, schedule="static"):
-                kernels.sgd(&u, param + item * chunk * size, grad + item * chunk * size,
-                            buffer + item * chunk * size if buffer != NULL else NULL, min(chunk, n - item * chunk))
+        fnll_run_sgd(kernels, &u, param, grad, buffer, n, size, threads)
 
 
 cdef object _pinned_get = config.settings.get
@@ -466,15 +348,16 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     if large:
         _run(kernels, &c, 4 if i == 1 else 8, _threads_for(n * v), &total)
     else:
-        fnll_item(kernels, &c, n, 0, &total, NULL)
+        fnll_run(kernels, &c, 4 if i == 1 else 8, 1, &total)
     return total / n, out
 
 
 def scan_targets(targets, n_classes, ignore, threads=1):
     """Count ignored targets and those outside 0 .. n_classes - 1, in one pass."""
     cdef fnll_array t
-    cdef int64_t outer = 1, inner = 1, ignored = 0, bad = 0, first = -1, skip = 0, v = n_classes
-    cdef int code = _integer_codes[targets.dtype], has = ignore is not None
+    cdef int64_t outer = 1, inner = 1, skip = 0, v = n_classes, size = targets.itemsize
+    cdef int64_t found[3]
+    cdef int code = _integer_codes[targets.dtype], has = ignore is not None, many = threads, done
     cdef tuple shape
     if targets.ndim > 2:
         targets = targets.reshape(-1, targets.shape[targets.ndim - 1])  # wraparound is off
@@ -490,33 +373,8 @@ def scan_targets(targets, n_classes, ignore, threads=1):
         has = info.min <= ignore <= info.max
         skip = ignore if has and ignore <= info.max and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
     _fill(&t, targets, False)
-    if threads > 1 and outer == 1 and inner >= 2 * SCAN_ROWS:
-        return _scan_parts(&t, code, inner, v, has, skip, targets.itemsize, threads)
     with nogil:
-        fnll_scan(&t, code, outer, inner, v, has, skip, &ignored, &bad, &first)
-    return TargetScan(ignored, bad, first)
-
-
-cdef object _scan_parts(fnll_array *t, int code, int64_t n, int64_t v, int has, int64_t skip, int64_t size, int threads):
-    """The scan of many targets, dealt to threads in parts; the first bad one is that of the first part with any."""
-    cdef int64_t parts = (n + SCAN_ROWS - 1) // SCAN_ROWS, part, ignored = 0, bad = 0, first = -1
-    cdef int64_t *found = <int64_t *>malloc(3 * parts * sizeof(int64_t))
-    cdef fnll_array *slices = <fnll_array *>malloc(parts * sizeof(fnll_array))
-    if found == NULL or slices == NULL:
-        free(found)
-        free(slices)
+        done = fnll_run_scan(&t, code, size, outer, inner, v, has, skip, many, found)
+    if not done:
         raise MemoryError()
-    with nogil:
-        for part in prange(parts, num_threads=threads, schedule="static"):
-            slices[part] = t[0]
-            slices[part].p = <char *>t.p + part * SCAN_ROWS * t.inner * size
-            fnll_scan(&slices[part], code, 1, min(SCAN_ROWS, n - part * SCAN_ROWS), v, has, skip, &found[3 * part],
-                      &found[3 * part + 1], &found[3 * part + 2])
-    for part in range(parts):
-        ignored += found[3 * part]
-        bad += found[3 * part + 1]
-        if first < 0 and found[3 * part + 2] >= 0:
-            first = part * SCAN_ROWS + found[3 * part + 2]
-    free(found)
-    free(slices)
-    return TargetScan(ignored, bad, first)
+    return TargetScan(found[0], found[1], found[2])

@@ -64,9 +64,7 @@ cdef extern from "native.h" nogil:
 
     int fnll_tables(const fnll_table **, int)
     void fnll_scan(const fnll_array *, int, int64_t, int64_t, int64_t, int, int64_t, int64_t *, int64_t *, int64_t *)
-    int64_t fnll_row_scratch(int64_t)
-    int64_t fnll_scratch(const fnll_task *)
-    int fnll_is_columns(const fnll_task *)
-    void fnll_item(const fnll_kernels *, const fnll_task *, int64_t, int64_t, double *, void *)
-    int64_t fnll_rows_per_item(const fnll_task *, int, int)
-    int64_t fnll_pieces(const fnll_task *, int)
+    int fnll_run(const fnll_kernels *, const fnll_task *, int, int, double *)
+    int fnll_run_vjp(const fnll_kernels *, const fnll_task *, int, int, int)
+    void fnll_run_sgd(const fnll_kernels *, const fnll_sgd *, char *, const char *, char *, int64_t, int64_t, int)
+    int fnll_run_scan(const fnll_array *, int, int64_t, int64_t, int64_t, int64_t, int, int64_t, int, int64_t *)

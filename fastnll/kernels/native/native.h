@@ -71,7 +71,7 @@ typedef struct {
 } fnll_sgd;
 
 typedef struct {
-    /* Rows r0 .. r1-1 of any op; scratch holds fnll_scratch(task) bytes, or is NULL where that is 0. */
+    /* Rows r0 .. r1-1 of any op; scratch is of the task's size (drive.c), or NULL where that is 0. */
     void (*rows)(const fnll_task *, int64_t r0, int64_t r1, void *scratch);
     /* One row cut into blocks b0 .. b1-1: its block sums (the target's own term left out), then its output. */
     void (*split_stats)(const fnll_task *, int64_t row, int64_t b0, int64_t b1, fnll_block *);
@@ -90,22 +90,29 @@ typedef struct {
 
 #define FNLL_COEFFICIENTS 9
 
-/* Item number `item` of a call: its rows, and the sums of its blocks of rows where wanted. */
-void fnll_item(const fnll_kernels *, const fnll_task *, int64_t rows_per_item, int64_t item, double *block_sums,
-               void *scratch);
-/* How many rows an item has: a multiple of FNLL_ROWS, or a divisor of it where rows are long and no block sums wait. */
-int64_t fnll_rows_per_item(const fnll_task *, int itemsize, int threads);
-/* How many pieces each row is cut into; 1 where rows are not split. */
-int64_t fnll_pieces(const fnll_task *, int threads);
+/* Calls as a whole: their work cut into items and dealt to threads. 0 where memory is short. `sums`, where given, receives the sum of
+ * the losses of each FNLL_ROWS rows. */
+int fnll_run(const fnll_kernels *, const fnll_task *, int itemsize, int threads, double *sums);
+int fnll_run_vjp(const fnll_kernels *, const fnll_task *, int log, int itemsize, int threads);
+void fnll_run_sgd(const fnll_kernels *, const fnll_sgd *, char *param, const char *grad, char *buffer, int64_t n, int64_t itemsize,
+                  int threads);
+/* found: how many targets are ignored, how many are outside 0 .. v-1, the first of these or -1. */
+int fnll_run_scan(const fnll_array *t, int code, int64_t itemsize, int64_t outer, int64_t inner, int64_t v, int has_ignore,
+                  int64_t ignore, int threads, int64_t found[3]);
 
 /* The tables this machine can run, the best last; fills at most `most` and returns how many there are. */
 int fnll_tables(const fnll_table **tables, int most);
 /* Counts ignored targets and those outside 0 .. v-1; first is the first of the latter, or -1. */
 void fnll_scan(const fnll_array *t, int code, int64_t outer, int64_t inner, int64_t v, int has_ignore,
                int64_t ignore, int64_t *n_ignored, int64_t *n_bad, int64_t *first);
-/* Bytes of scratch: of a row, and of a thread that runs a task. */
+/* Bytes of scratch of a row. */
 int64_t fnll_row_scratch(int64_t v);
-int64_t fnll_scratch(const fnll_task *);
+#ifdef _OPENMP
+#include <omp.h>
+#define fnll_thread() omp_get_thread_num()
+#else
+#define fnll_thread() 0
+#endif
 /* Whether neighbouring rows are neighbours in memory and classes are not. */
 static inline int fnll_is_columns(const fnll_task *task) {
     return task->v > 1 && task->x.cls != 1 && task->x.inner == 1 && (!task->out.p || task->out.inner == 1);
