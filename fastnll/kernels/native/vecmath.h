@@ -8,7 +8,7 @@
  */
 #include "real.h"
 
-inline_always VEC F(set)(REAL a) { return (VEC){} + a; }
+inline_always VEC F(set)(REAL a) { return a - (VEC){}; } /* -0 too, and no more than a broadcast */
 inline_always VEC F(load)(const REAL *p) {
     VEC a;
     memcpy(&a, p, sizeof a);
