@@ -225,6 +225,32 @@ def show_exponentials() -> None:
         show(f"exp{degree}_{'f32' if dtype is np.float32 else 'f64'}", c, dtype, "; ".join(notes))
 
 
+def show_powers() -> None:
+    """Fit, print and measure the exponential that takes powers from a table: exp(x) = 2^floor(n) 2^(j/16) e^r."""
+    for dtype, terms, bound in ((np.float32, 4, "0.0218"), (np.float64, 7, "0.02167")):
+        edge = mp.mpf(bound)
+        c = rounded_fit(mp.exp, lambda x: mp.exp(-x), [1.0, 1.0], terms, (-edge, edge), dtype)
+        powers = np.array([float(mp.mpf(2) ** (mp.mpf(j) / 16)) for j in range(16)]).astype(dtype)
+        hi, lo = split_ln2(24 if dtype is np.float32 else 53, dtype, 2)
+        notes = [f"e^r for 16 powers of two: coefficients of r^0, r^1, ...; |r| <= {bound}"]
+        for scale in (0.34, 80.0, 2.0**17 if dtype is np.float32 else 2.0**40):
+            x = np.random.default_rng(0).uniform(-scale, scale, 1_000_000).astype(dtype)
+            magic = dtype(1.5 * 2.0 ** (19 if dtype is np.float32 else 48))
+            k = fma(x, dtype(1.4426950408889634), magic) - magic
+            r = fma(k, dtype(-lo), fma(k, dtype(-hi), x))
+            power = powers[np.rint((k - np.floor(k)) * 16).astype(int)]
+            got = fma(power, fma(r * r, horner(c[2:], r), r), power).astype(np.longdouble)
+            wide = np.longdouble
+            p, e = two_product(np.floor(k).astype(np.float64), float(mp.log(2)))
+            tail = wide(mp.nstr(mp.log(2) - mp.mpf(float(mp.log(2))), 25))
+            exact = np.exp((x.astype(wide) - p) - e - np.floor(k).astype(wide) * tail)
+            ulps = np.abs(got - exact) / np.spacing(np.abs(exact).astype(dtype)).astype(wide)
+            notes.append(f"|x| <= {scale:g}: worst {ulps.max():.3f} ulp, rms {np.sqrt((ulps**2).mean()):.3f}")
+        name = "f32" if dtype is np.float32 else "f64"
+        show(f"powers_{name}", list(powers), dtype, "2^(j/16)")
+        show(f"exp_of_powers_{name}", c, dtype, "; ".join(notes))
+
+
 def show_ln2() -> None:
     """Print ln 2 in pieces, with and without fma."""
     for dtype, bits in ((np.float32, 24), (np.float64, 53)):
@@ -277,6 +303,7 @@ def main() -> int:
     """Print every table."""
     mp.mp.dps = 50
     show_exponentials()
+    show_powers()
     show_ln2()
     show_logarithms()
     show_tanh()
