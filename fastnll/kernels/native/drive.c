@@ -27,7 +27,7 @@ static int64_t rows_per_item(const fnll_task *task, int itemsize, int threads) {
     if (rows > n / (8 * threads) / FNLL_ROWS * FNLL_ROWS) rows = n / (8 * threads) / FNLL_ROWS * FNLL_ROWS;
     if (rows >= FNLL_ROWS) return rows;
     rows = FNLL_ROWS; /* and enough rows that writing one can hide behind reading the next */
-    while (rows > 1 && ((rows > 16 && rows * task->v * itemsize > (256 << 10)) || n < rows * 8 * threads)) rows /= 2;
+    while (rows > 1 && ((rows > 16 && rows * task->v * itemsize > (1 << 20)) || n < rows * 8 * threads)) rows /= 2;
     return rows;
 }
 
