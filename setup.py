@@ -19,6 +19,7 @@ flags = ["-O3", "-g0", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-
 link: list[str] = []
 if os.environ.get("FASTNLL_SANITIZE", "") not in {"", "0"}:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-fno-omit-frame-pointer"]
+    flags[0] = "-O1"  # at -O3 the instrumented kernels take many minutes to compile
     flags += sanitize
     link += sanitize
 
