@@ -22,6 +22,7 @@ static int64_t scratch_of(const fnll_task *task) {
 static int64_t rows_per_item(const fnll_task *task, int itemsize, int threads) {
     const int64_t n = task->outer * task->inner;
     if (fnll_is_columns(task)) return n >= FNLL_COLUMNS * threads ? FNLL_COLUMNS : FNLL_ROWS;
+    if (threads == 1) return (n + FNLL_ROWS) / FNLL_ROWS * FNLL_ROWS; /* all of them: nobody to deal to */
     /* Enough items that a core which others disturb can be relieved, each large enough to be worth dealing. */
     int64_t rows = (256 << 10) / (task->v * itemsize) / FNLL_ROWS * FNLL_ROWS;
     if (rows > n / (8 * threads) / FNLL_ROWS * FNLL_ROWS) rows = n / (8 * threads) / FNLL_ROWS * FNLL_ROWS;
