@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fastnll.errors import OptionError
 
-__all__ = ["LEAST_BYTES", "Pool", "empty_cache", "pool"]
+__all__ = ["LEAST_BYTES", "Pool", "empty_cache", "pool", "was_used"]
 
 Array = npt.NDArray[Any]
 
@@ -127,6 +127,25 @@ def _bytes_to_keep() -> int:
 
 
 pool = Pool(most_bytes=_bytes_to_keep())
+
+
+def was_used(array: Array) -> bool:
+    """Return whether the memory of an array of the pool has been another result before: its pages are there.
+
+    Examples
+    --------
+    >>> small = Pool()
+    >>> first = small.empty((1024, 1024), np.dtype(np.float32))
+    >>> was_used(first)
+    False
+    >>> del first
+    >>> was_used(small.empty((1024, 1024), np.dtype(np.float32))[3:])
+    True
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base, _Owner) and base.used
 
 
 def empty_cache() -> None:

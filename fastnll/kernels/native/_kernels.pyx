@@ -106,7 +106,7 @@ cdef int _set_out(fnll_task *c, object out, object x, bint fresh) except -1:
     cdef bint aligned
     # The pages of a new array are zeroed through the caches as they are touched: bypassing those would pay twice. Lines that
     # were read are written back without being read again; others are better streamed.
-    if (fresh and not getattr(out.base, "used", False)) or c.out.p == c.x.p or c.out.cls != 1 or (
+    if (fresh and not buffers.was_used(out)) or c.out.p == c.x.p or c.out.cls != 1 or (
             c.outer * c.inner * row < STREAM_BYTES):
         return 0
     aligned = <size_t>c.out.p % 64 == 0 and c.out.inner * size % 64 == 0 and c.out.outer * size % 64 == 0
