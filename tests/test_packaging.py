@@ -37,8 +37,8 @@ def test_the_source_distribution_builds_a_wheel_that_works(tmp_path: Path) -> No
     pytest.importorskip("extension_helpers", reason="needs extension-helpers to build")
     clone = tmp_path / "clone"
     ignored = shutil.ignore_patterns(".git", "*.so", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "runs",
-                                     "*.egg-info", "_kernels.c", "_probes.c", "_linear.c", "_gate.c", "rows.c", "beam.c",
-                                     ".venv", "venv")  # fmt: skip
+                                     "*.egg-info", "_kernels.c", "_probes.c", "_linear.c", "_gate.c", "rows.c",
+                                     "beam.c", ".venv", "venv")  # fmt: skip
     shutil.copytree(ROOT, clone, ignore=ignored)
     sdist = build("build_sdist", clone, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
