@@ -126,4 +126,6 @@ def test_a_loss_scale_reaches_gradients_before_they_are_rounded(monkeypatch):
     expected = w.detach().double().requires_grad_()
     (1e-4 * F.linear_cross_entropy(h.double(), expected, torch.arange(64) % 50) * 65536.0).backward()
     same(w.grad, expected.grad, torch.float16)
-    assert (w.grad != 0).all()
+    there = expected.grad.abs() > 2.0**-24  # the least that float16 has
+    assert there.double().mean() > 0.9
+    assert (w.grad[there] != 0).all()
