@@ -38,7 +38,11 @@ def test_strict(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", COMPILED)
 def test_stubs(tmp_path: Path, module: str) -> None:
-    if importlib.util.find_spec(module) is None:
+    try:
+        compiled = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError as error:  # of a bridge: its package needs the other library
+        pytest.skip(f"{module}: {error}")
+    if not compiled:
         pytest.skip(f"{module} was not compiled here")
     # The stubs are asked about, not the package: that is the other test.
     config = tmp_path / "mypy.ini"
