@@ -11,10 +11,8 @@ cdef extern from "native.h" nogil:
         FNLL_GATHER
         FNLL_STREAM_ROWS
         FNLL_STREAM_JOINED
-        FNLL_BLOCK
         FNLL_ROWS
         FNLL_STACK
-        FNLL_COEFFICIENTS
 
     ctypedef struct fnll_array:
         void *p
