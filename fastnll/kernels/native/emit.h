@@ -17,6 +17,11 @@
 #define CAPPED 4
 #define LOGARITHM 5
 
+/* Classes up to which exponentials are kept from the sums to the output; in float32, to compute them again costs less than a way
+ * beyond the second-level cache and back. */
+#undef KEEP_MOST
+#define KEEP_MOST (S_IS_16 || T_IS_F64 ? FNLL_KEEP_MOST : 1 << 15)
+
 typedef struct {
     const STYPE *x;
     const REAL *kept;
@@ -25,7 +30,7 @@ typedef struct {
     VEC per_cap;                /* 1 / softcap */
     VEC k, scale, shift;        /* reference, factor, summand; for a logarithm the row's logsumexp in two parts */
     REAL value;
-    int mode, bypass;           /* bypass: stores do not read their lines first */
+    int mode, bypass, ahead;    /* bypass: stores do not read their lines first; ahead: lines to write are asked for */
 } S(emission);
 
 inline_always VEC S(emit_value)(const S(emission) *e, int64_t j, int64_t m, const int mode) {
@@ -69,8 +74,8 @@ inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass
 #endif
     {
         for (int q = 0; q < 4; q++) {
-            /* Ask for the lines to write to before they are due; where out is x they are here already. */
-            if (!bypass) __builtin_prefetch((const char *)(e->out + j + q * W) + PREFETCH_WRITE, 1);
+            /* Ask for the lines to write to before they are due; where out is x they have been read. */
+            if (e->ahead) __builtin_prefetch((const char *)(e->out + j + q * W) + PREFETCH_WRITE, 1);
             S(st)(e->out + j + q * W, a[q]);
         }
         if ((uint64_t)(e->hole - j) < 4 * W) S(put)(e->out + e->hole, e->value);
@@ -138,6 +143,7 @@ static void S(emit_set)(const fnll_task *task, const STYPE *x, const REAL *kept,
                         int64_t t, double scale, double shift, double value, S(emission) *e) {
     e->x = x, e->out = out, e->n = task->v, e->hole = t, e->value = (REAL)value, e->kept = kept;
     e->bypass = !S_IS_16 && task->stream == FNLL_STREAM_ROWS;
+    e->ahead = (const STYPE *)out != x;
     if (task->op == FNLL_LOG_SOFTMAX) {
         e->mode = LOGARITHM;
 #if T_IS_F64

@@ -197,9 +197,8 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         if (!as_it_is) S(load_part)(task, o, i, t, t + 1, scratch);
         a_t = a[t];
     }
-    /* Exponentials are kept for the second sweep where one follows, the row is not too long for the caches, and they cost more
-     * than the way there and back. */
-    REAL *kept = ce && !wanted && n <= FNLL_KEEP_MOST && out && (S_IS_16 || T_IS_F64) ? scratch + 3 * n : 0;
+    /* Exponentials are kept for the second sweep where one follows. */
+    REAL *kept = ce && !wanted && n <= KEEP_MOST && out ? scratch + 3 * n : 0;
     fnll_block each[FNLL_KEEP_MOST / FNLL_BLOCK];
     S(look) look = {0.0, -INFINITY, 0.0, -INFINITY, 0.0, 0, hard && valid ? a_t : (REAL)INFINITY};
     fnll_block row = S(general_stats)(task, o, i, a, scratch, hard && valid ? t : -1, kept, kept || log ? each : 0, wanted ? &look : 0);

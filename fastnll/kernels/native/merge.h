@@ -7,6 +7,18 @@ typedef struct {
     double nll, lse;
 } row_scalars;
 
+/* Sums of as many vectors as one has lanes: lane j is sum_f64(rows[j]), to the bit. */
+inline_always v_f64 sums_f64(v_f64 *rows) {
+#if HAS_TRANSPOSE
+    transpose_f64(rows);
+    return sum_across_f64(rows);
+#else
+    v_f64 s;
+    for (int j = 0; j < W_f64; j++) s[j] = sum_f64(rows[j]);
+    return s;
+#endif
+}
+
 inline_always double power2(double d) { /* 2^d for integers d <= 0 */
     if (d < -1020.0) return 0.0;
     int64_t bits = ((int64_t)d + 1023) << 52;

@@ -19,10 +19,12 @@ enum { FNLL_LSE, FNLL_SOFTMAX, FNLL_LOG_SOFTMAX, FNLL_CROSS_ENTROPY, FNLL_GATHER
 /* Classes up to which rows go into vector lanes. */
 #define FNLL_SMALL 48
 /* Bytes ahead of the sum that lines are asked for: exponentials fill the window in which the core would otherwise see its next
- * misses. Measured on a server with 2 MB of second-level cache: 1.2 times the speed of none, 4096 is worse than none;
- * rows of 256 floats take 0.8 of the time that they take with 6144. */
+ * misses. The first-level cache has few places for lines on their way, and one from memory holds its place long: further ahead lines
+ * are asked for as far as the second level. Measured on EPYC (family 25): with the far one, rows written beside those read
+ * take 0.85 of the time, rows of 256 classes 0.8; values of long rows gain nothing. */
 #define PREFETCH 2048
-/* And those that will be written without having been read. */
+#define PREFETCH_FAR 12288
+/* The same for lines that are written without having been read. */
 #define PREFETCH_WRITE 8192
 /* Rows up to this length keep their scratch on the stack. */
 #define FNLL_STACK 2048

@@ -59,9 +59,8 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
     const int64_t v = task->v, blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
     int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (v * (int64_t)sizeof(REAL)) : GROUP;
     group = group < 1 ? 1 : group > GROUP ? GROUP : group;
-    /* In float32, exponentials computed again cost less than a way to the second-level cache and back. */
     const int changed = !S_IS_16 && ce && !S(as_it_is)(task);
-    const int keep = !changed && task->out.p && task->op != FNLL_LOG_SOFTMAX && (S_IS_16 || T_IS_F64) && v <= FNLL_KEEP_MOST;
+    const int keep = !changed && task->out.p && task->op != FNLL_LOG_SOFTMAX && v <= KEEP_MOST;
     REAL *kept[2] = {scratch + 4 * v, scratch + 4 * v + group * v};
     fnll_block each[2][GROUP + FNLL_KEEP_MOST / FNLL_BLOCK]; /* of rows beyond, the whole is one */
     S(emission) waiting[GROUP];

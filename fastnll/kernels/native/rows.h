@@ -10,10 +10,16 @@
 
 inline_always VEC S(ld_lanes)(const STYPE *p, int64_t m) { return m >= W ? S(ld)(p) : S(ld_part)(p, m); }
 
-/* What one sweep over a block does. keep: its exponentials go to `kept`; total: its elements are added up; mode and bypass:
- * what `e`, the row before, still has to write. All but the data are constants to the compiler. */
-inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e,
-                                  const int shift, const int keep, const int total, const int mode, const int bypass) {
+/* Ask for the lines to read before they are due; far: where other lines are on their way beside them. */
+inline_always void S(ask)(const STYPE *p, const int far) {
+    if (far) __builtin_prefetch((const char *)p + PREFETCH_FAR, 0, 2);
+    __builtin_prefetch((const char *)p + PREFETCH);
+}
+
+/* What one sweep over a block does; returns its sum in lanes. keep: its exponentials go to `kept`; total: its elements are added
+ * up; mode and bypass: what `e`, the row before, still has to write. All but the data are constants to the compiler. */
+inline_always v_f64 S(block_lanes)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e,
+                                   const int shift, const int keep, const int total, const int mode, const int bypass) {
     const VEC kk = F(set)(k), zero = F(set)(0);
     VEC a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero, c0 = zero, c1 = zero;
     double added = 0.0;
@@ -40,7 +46,7 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
         /* Short rows: a mask for each lane costs less than a branch that is mispredicted once a row. */
         const REAL *live = F(all_but)(skip < 0 || skip >= whole ? -1 : skip);
         for (; i < whole; i += 4 * W) {
-            for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
+            for (int q = 0; q < 4; q++) S(ask)(x + i + q * W, 1);
             ADD(for (int q = 0; q < 4; q++) p[q] = (VEC)((IVEC)p[q] & (IVEC)F(load)(live + i + q * W)));
             if (mode) S(emit_unit)(&row, mode, bypass);
         }
@@ -52,7 +58,7 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
                 /* Runs of 16 additions: a term that is most of the sum must not round each of the others that its lane takes. */
                 const int64_t run = i + 64 * W < end ? i + 64 * W : end;
                 for (; i < run; i += 4 * W) {
-                    for (int q = 0; q < 4; q++) __builtin_prefetch((const char *)(x + i + q * W) + PREFETCH);
+                    for (int q = 0; q < 4; q++) S(ask)(x + i + q * W, keep || mode != NOTHING);
                     ADD();
                     if (mode) S(emit_unit)(&row, mode, bypass);
                 }
@@ -80,14 +86,14 @@ inline_always double S(block_sum)(const STYPE *x, int64_t n, REAL k, int64_t ski
 #undef ADD
     if (mode) e->at = row.at;
     if (total) *sum += added + CAT(sum_, T)(c0 + c1);
-    return CAT(sum_, T)(((a0 + b0) + (a1 + b1)) + ((a2 + b2) + (a3 + b3)));
+    return F(halves)(((a0 + b0) + (a1 + b1)) + ((a2 + b2) + (a3 + b3)));
 }
 
 /* One function for each combination that occurs: exponentials relative to 2^k, alone, and relative to 1, with or without the
  * row before. */
 #define INSTANCE(name, shift, keep, total, mode, bypass)                                                                    \
     static double S(name)(const STYPE *x, int64_t n, REAL k, int64_t skip, REAL *kept, double *sum, S(emission) *e) {     \
-        return S(block_sum)(x, n, k, skip, kept, sum, e, shift, keep, total, mode, bypass);                                 \
+        return sum_f64(S(block_lanes)(x, n, k, skip, kept, sum, e, shift, keep, total, mode, bypass));                      \
     }
 #define INSTANCES(name, mode, bypass)             \
     INSTANCE(name, 0, 0, 0, mode, bypass)         \

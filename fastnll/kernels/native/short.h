@@ -1,10 +1,12 @@
-/* Contiguous rows without transforms that are one block, as many at a time as a vector of float64 has lanes; one instance per
- * storage dtype. Exponentials are kept from the sums to the output: of so few and short rows they stay in the first-level cache.
- * Output that bypasses the caches is put together there too: where rows end within a line, it goes out with the next one's start,
- * beside the sums of the next rows.
+/* Contiguous rows without transforms that are one block, in groups of at most as many as a vector of float64 has lanes; one
+ * instance per storage dtype. A group's sums are finished together: one transposition adds the lanes of all, and logarithms, factors and
+ * losses are vectors. Exponentials are kept from the sums to the output: of so few and short rows they stay in the first-level
+ * cache. Output that bypasses the caches is put together there too: where rows end within a line, it goes out with the next one's
+ * start, beside the sums of the next rows.
  */
 #undef SHORT
-#define SHORT 1024 /* classes: with 8 rows of float32, 32 KB */
+#define SHORT FNLL_BLOCK
+#define SHORT_BYTES (16 << 10) /* of exponentials: beside the logits of as many, what the first-level cache takes */
 #define UNIT (4 * W)
 
 /* The output of a group, one row behind the other at `from`, as an emission of whole units to whole lines. What is left at its
@@ -21,40 +23,80 @@ static int64_t S(join)(S(emission) *e, STYPE *to, REAL *from, int64_t n, int64_t
     return left;
 }
 
+/* kept * scale to `out`; the target's value is stored afterwards, for a branch at it would be mispredicted once a row. */
+inline_always void S(write_kept)(const REAL *kept, STYPE *out, int64_t n, REAL scale, int64_t t, REAL value, int ahead) {
+    const VEC a = F(set)(scale), zero = F(set)(0); /* -0 becomes 0 */
+    int64_t i = 0;
+    for (; i + UNIT <= n; i += UNIT)
+        for (int q = 0; q < 4; q++) {
+            if (ahead) __builtin_prefetch((const char *)(out + i + q * W) + PREFETCH_WRITE, 1);
+            S(st)(out + i + q * W, F(load)(kept + i + q * W) * a + zero);
+        }
+    for (; i + W <= n; i += W) S(st)(out + i, F(load)(kept + i) * a + zero);
+    if (i < n) S(st_part)(out + i, FS(ld_part)(kept + i, n - i) * a + zero, n - i);
+    if (t >= 0) S(put)(out + t, value);
+}
+
 inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch, const int ce, const int keep,
                                   const int joins) {
     const int64_t v = task->v;
     const int log = task->op == FNLL_LOG_SOFTMAX;
-    REAL *sides[2] = {scratch + 4 * v + UNIT, scratch + (4 + W_f64) * v + 2 * UNIT}, *kept = sides[0];
+    const int64_t fit = SHORT_BYTES / (v * (int64_t)sizeof(REAL));
+    const int rows = !keep && !joins ? W_f64 : fit < 1 ? 1 : fit > W_f64 ? W_f64 : (int)fit;
+    REAL *sides[2] = {scratch + 4 * v + UNIT, scratch + (4 + rows) * v + 2 * UNIT}, *kept = sides[0];
     S(emission) before = {0};
+    fnll_task to = *task; /* the same, with the output where it is put together */
+    if (joins) to.stream = FNLL_STREAM_NONE, to.out.outer = to.out.inner = 0;
     int64_t waiting = 0;
     int64_t o = r0 / task->inner, i = r0 % task->inner;
-    for (int64_t g = r0; g < r1; g += W_f64) {
-        const int m = (int)(r1 - g < W_f64 ? r1 - g : W_f64);
+    for (int64_t g = r0; g < r1; g += rows) {
+        const int m = (int)(r1 - g < rows ? r1 - g : rows);
         const STYPE *x[W_f64];
         STYPE *out[W_f64];
         int64_t t[W_f64];
-        double k[W_f64], others[W_f64], x_t[W_f64];
+        v_f64 lanes[W_f64];
+        double k[W_f64], others[W_f64], x_t[W_f64], c[W_f64], f[W_f64];
         int plain[W_f64];
         for (int j = 0; j < W_f64; j++) {
-            k[j] = x_t[j] = 0.0, others[j] = 1.0, t[j] = -1, plain[j] = 0;
+            lanes[j] = set_f64(0);
+            x_t[j] = f[j] = 0.0, c[j] = 1.0, t[j] = -1, plain[j] = 0;
             if (j >= m) continue;
             x[j] = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
             out[j] = joins ? (STYPE *)(kept + j * v) : (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
             if (ce && !(task->row_weight && task->row_weight[g + j] == 0.0)) t[j] = read_target(task, o, i);
             if (++i == task->inner) i = 0, o++;
             if (ce && (t[j] < 0 || t[j] >= v)) continue;
-            fnll_block row = {0.0, S(block_sum)(x[j], v, 0, t[j], kept + j * v, 0, &before, 0, keep, 0,
-                                             joins ? FROM_KEPT : NOTHING, joins)};
-            if (!(row.sum >= LEAST && row.sum < (double)SPECULATE)) row = S(block)(x[j], v, t[j], keep ? kept + j * v : 0, 0, 0);
-            const double at = ce ? (double)S(get)(x[j] + t[j]) : 0.0;
-            if (!is_plain(row, at, ce, (double)LIMIT)) continue;
-            k[j] = row.k, others[j] = row.sum, x_t[j] = at, plain[j] = 1;
+            lanes[j] = S(block_lanes)(x[j], v, 0, t[j], kept + j * v, 0, &before, 0, keep, 0, joins ? FROM_KEPT : NOTHING, joins);
+            if (ce) x_t[j] = (double)S(get)(x[j] + t[j]);
+            plain[j] = 1;
+        }
+        store_f64(others, sums_f64(lanes));
+        int all = m == W_f64; /* whether all are plain */
+        for (int j = 0; j < W_f64; j++) {
+            k[j] = 0.0;
+            if (plain[j]) {
+                fnll_block row = {0.0, others[j]};
+                if (!(row.sum >= LEAST && row.sum < (double)SPECULATE)) row = S(block)(x[j], v, t[j], keep ? kept + j * v : 0, 0, 0);
+                plain[j] = is_plain(row, x_t[j], ce, (double)LIMIT);
+                k[j] = row.k, others[j] = row.sum;
+            }
+            if (!plain[j]) k[j] = x_t[j] = 0.0, others[j] = 1.0, all = 0;
         }
         vector_scalars u;
         finish_vector(load_f64(k), load_f64(others), load_f64(x_t), ce, &u);
-        fnll_task to = *task; /* the same, with the output where it is put together */
-        if (joins) to.stream = FNLL_STREAM_NONE, to.out.outer = to.out.inner = 0;
+        const int unweighted = all && ce && !task->row_weight && !task->target_weight;
+        if (unweighted && task->loss) store_f64(task->loss + (g - task->loss_from), u.nll);
+        if (unweighted && !task->out.p) continue;
+        /* The factor of each row's probabilities and the gradient at its target. */
+        double scale[W_f64], value[W_f64];
+        if (ce && task->out.p)
+            for (int j = 0; j < m; j++) {
+                f[j] = gradient_factor(task, g + j);
+                c[j] = task->target_weight ? task->target_weight[g + j] : 1.0;
+            }
+        const v_f64 factor = load_f64(f), weight = load_f64(c);
+        store_f64(scale, scale2_f64((ce ? factor * weight : weight) * u.inverse, set_f64(0) - u.k));
+        store_f64(value, factor * (set_f64(0) - weight * u.rest));
         for (int j = 0; j < m; j++) {
             const int64_t r = g + j;
             if (joins) to.out.p = out[j];
@@ -62,19 +104,25 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
                 S(general_row)(&to, r, scratch);
                 continue;
             }
+            if (ce && !unweighted && task->loss) {
+                const double w = task->row_weight ? task->row_weight[r] : 1.0;
+                const double loss = weight[j] != 0.0 ? weight[j] * u.nll[j] : 0.0; /* 0 * inf = 0 */
+                task->loss[r - task->loss_from] = w != 0.0 && loss != 0.0 ? w * loss : 0.0;
+            }
+            if (task->lse) task->lse[r] = u.lse[j];
+            if (!task->out.p) continue;
+            if (keep && k[j] == 0.0 && u.k[j] >= 0.0 && u.k[j] <= 60.0 && (joins || !task->stream)) {
+                S(write_kept)(kept + j * v, out[j], v, (REAL)scale[j], t[j], (REAL)value[j], !joins && (const STYPE *)out[j] != x[j]);
+                continue;
+            }
             row_scalars s = scalars_of(&u, j);
-            S(parts) p = {0.0, 1.0, 0.0, 0.0};
-            if (ce) p = S(row_parts)(task, r, &s, 0.0);
             fnll_block row = {k[j], others[j]}, each = row;
             if (log) {
                 t[j] = S(sure_class)(x[j], v, &each, &row, &s);
-                p.value = -s.nll;
+                value[j] = -s.nll;
             }
-            if (task->loss) task->loss[r - task->loss_from] = p.loss;
-            if (task->lse) task->lse[r] = s.lse;
-            if (!task->out.p) continue;
             S(emission) e;
-            S(emit_set)(&to, x[j], keep ? kept + j * v : 0, &each, out[j], &s, t[j], p.scale, p.shift, p.value, &e);
+            S(emit_set)(&to, x[j], keep ? kept + j * v : 0, &each, out[j], &s, t[j], ce ? f[j] * c[j] : 1.0, 0.0, value[j], &e);
             S(emit_end)(&e);
         }
         if (joins) {
@@ -92,7 +140,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
 static void S(short_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
     const int ce = task->op == FNLL_CROSS_ENTROPY;
 #if !S_IS_16
-    if (task->stream == FNLL_STREAM_JOINED) {
+    if (task->stream && task->out.inner == task->v && (task->outer == 1 || task->out.outer == task->inner * task->v)) {
         if (task->op == FNLL_LOG_SOFTMAX)
             S(short_range)(task, r0, r1, scratch, 0, 0, 1);
         else

@@ -231,12 +231,29 @@ inline_always double sum_f64(v_f64 a) {
 #endif
 }
 
-/* The lanes of a float vector added in float64. */
-inline_always double sum_f32(v_f32 a) {
+/* The same for vectors that stand for the lanes, in the same order. */
+inline_always v_f64 sum_across_f64(const v_f64 *lanes) {
+#if VBYTES == 64 && defined(FNLL_X86)
+    return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+#else
+    v_f64 s = {};
+    for (int i = 0; i < W_f64; i++) s += lanes[i];
+    return s;
+#endif
+}
+
+/* The lanes of a float vector added two by two in float64, and all of them. */
+inline_always v_f64 halves_f64(v_f64 a) { return a; }
+inline_always v_f64 halves_f32(v_f32 a) {
+#if VBYTES == 64 && defined(FNLL_X86) /* GCC 12 converts quarters */
+    return (v_f64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)a)) + (v_f64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)a, 1));
+#else
     h_f32 h[2];
     memcpy(h, &a, sizeof h);
-    return sum_f64(__builtin_convertvector(h[0], v_f64) + __builtin_convertvector(h[1], v_f64));
+    return __builtin_convertvector(h[0], v_f64) + __builtin_convertvector(h[1], v_f64);
+#endif
 }
+inline_always double sum_f32(v_f32 a) { return sum_f64(halves_f32(a)); }
 
 /* bfloat16 is the upper half of a float; rounding is to nearest even, NaN stays NaN. */
 inline_always v_f32 bf16_load(const uint16_t *p) {
