@@ -7,16 +7,18 @@ typedef struct {
     double nll, lse;
 } row_scalars;
 
-/* Sums of as many vectors as one has lanes: lane j is sum_f64(rows[j]), to the bit. */
-inline_always v_f64 sums_f64(v_f64 *rows) {
+/* Sums of as many vectors as one has lanes: lane j is sum_f64(rows[j]), to the bit. most: the largest lane of each. */
+inline_always v_f64 sums_f64(v_f64 *rows, v_f64 *most) {
+    v_f64 s;
 #if HAS_TRANSPOSE
     transpose_f64(rows);
-    return sum_across_f64(rows);
+    s = sum_across_f64(rows);
+    *most = rows[0];
+    for (int j = 1; j < W_f64; j++) *most = max_f64(*most, rows[j]);
 #else
-    v_f64 s;
-    for (int j = 0; j < W_f64; j++) s[j] = sum_f64(rows[j]);
-    return s;
+    for (int j = 0; j < W_f64; j++) s[j] = (*most)[j] = sum_f64(rows[j]);
 #endif
+    return s;
 }
 
 inline_always double power2(double d) { /* 2^d for integers d <= 0 */

@@ -23,18 +23,17 @@ static int64_t S(join)(S(emission) *e, STYPE *to, REAL *from, int64_t n, int64_t
     return left;
 }
 
-/* kept * scale to `out`; the target's value is stored afterwards, for a branch at it would be mispredicted once a row. */
-inline_always void S(write_kept)(const REAL *kept, STYPE *out, int64_t n, REAL scale, int64_t t, REAL value, int ahead) {
-    const VEC a = F(set)(scale), zero = F(set)(0); /* -0 becomes 0 */
+/* A row's output. The target's value is stored afterwards, for a branch at it would be mispredicted once a row. */
+inline_always void S(write_row)(const S(emission) e, const int mode) {
     int64_t i = 0;
-    for (; i + UNIT <= n; i += UNIT)
+    for (; i + UNIT <= e.n; i += UNIT)
         for (int q = 0; q < 4; q++) {
-            if (ahead) __builtin_prefetch((const char *)(out + i + q * W) + PREFETCH_WRITE, 1);
-            S(st)(out + i + q * W, F(load)(kept + i + q * W) * a + zero);
+            if (e.ahead) __builtin_prefetch((const char *)(e.out + i + q * W) + PREFETCH_WRITE, 1);
+            S(st)(e.out + i + q * W, S(emit_value)(&e, i + q * W, W, mode));
         }
-    for (; i + W <= n; i += W) S(st)(out + i, F(load)(kept + i) * a + zero);
-    if (i < n) S(st_part)(out + i, FS(ld_part)(kept + i, n - i) * a + zero, n - i);
-    if (t >= 0) S(put)(out + t, value);
+    for (; i + W <= e.n; i += W) S(st)(e.out + i, S(emit_value)(&e, i, W, mode));
+    if (i < e.n) S(st_part)(e.out + i, S(emit_value)(&e, i, e.n - i, mode), e.n - i);
+    if (e.hole >= 0) S(put)(e.out + e.hole, e.value);
 }
 
 inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch, const int ce, const int keep,
@@ -54,7 +53,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
         const STYPE *x[W_f64];
         STYPE *out[W_f64];
         int64_t t[W_f64];
-        v_f64 lanes[W_f64];
+        v_f64 lanes[W_f64], most;
         double k[W_f64], others[W_f64], x_t[W_f64], c[W_f64], f[W_f64];
         int plain[W_f64];
         for (int j = 0; j < W_f64; j++) {
@@ -70,7 +69,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             if (ce) x_t[j] = (double)S(get)(x[j] + t[j]);
             plain[j] = 1;
         }
-        store_f64(others, sums_f64(lanes));
+        store_f64(others, sums_f64(lanes, &most));
         int all = m == W_f64; /* whether all are plain */
         for (int j = 0; j < W_f64; j++) {
             k[j] = 0.0;
@@ -111,19 +110,24 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             }
             if (task->lse) task->lse[r] = u.lse[j];
             if (!task->out.p) continue;
-            if (keep && k[j] == 0.0 && u.k[j] >= 0.0 && u.k[j] <= 60.0 && (joins || !task->stream)) {
-                S(write_kept)(kept + j * v, out[j], v, (REAL)scale[j], t[j], (REAL)value[j], !joins && (const STYPE *)out[j] != x[j]);
+            const int directly = joins || !task->stream, ahead = !joins && (const STYPE *)out[j] != x[j];
+            if (directly && keep && k[j] == 0.0 && u.k[j] >= 0.0 && u.k[j] <= 60.0) {
+                S(write_row)((S(emission)){.kept = kept + j * v, .out = out[j], .n = v, .hole = t[j], .value = (REAL)value[j],
+                                           .scale = F(set)((REAL)scale[j]), .shift = F(set)(0), .ahead = ahead}, FROM_KEPT);
                 continue;
             }
             row_scalars s = scalars_of(&u, j);
             fnll_block row = {k[j], others[j]}, each = row;
-            if (log) {
+            if (log && (k[j] != 0.0 || most[j] > 0.5 * others[j])) { /* else no lane has as much as such a class */
                 t[j] = S(sure_class)(x[j], v, &each, &row, &s);
                 value[j] = -s.nll;
             }
             S(emission) e;
             S(emit_set)(&to, x[j], keep ? kept + j * v : 0, &each, out[j], &s, t[j], ce ? f[j] * c[j] : 1.0, 0.0, value[j], &e);
-            S(emit_end)(&e);
+            if (directly && log)
+                S(write_row)(e, LOGARITHM);
+            else
+                S(emit_end)(&e);
         }
         if (joins) {
             S(emit_end)(&before);
