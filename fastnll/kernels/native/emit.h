@@ -83,6 +83,17 @@ inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass
     e->at = j + 4 * W;
 }
 
+/* Less than a vector, where vectors bypass the caches: a line that is written in both ways is fetched from memory in between. */
+inline_always void S(stream_part)(STYPE *p, VEC a, int64_t m) {
+    STYPE e[W];
+    S(st)(e, a);
+    for (int64_t i = 0; i < m;) {
+        const int64_t done = stream_few(p + i, e + i, (m - i) * (int64_t)sizeof(STYPE)) / (int64_t)sizeof(STYPE);
+        if (!done) p[i] = e[i];
+        i += done ? done : 1;
+    }
+}
+
 /* Bring the output to a vector boundary where stores bypass the cache, and say where whole units end. */
 static void S(emit_begin)(S(emission) *e) {
     int64_t head = e->bypass ? (int64_t)((-(uintptr_t)e->out & (VBYTES - 1)) / sizeof(STYPE)) : 0;
@@ -95,8 +106,7 @@ static void S(emit_begin)(S(emission) *e) {
                   : e->mode == RELATIVE    ? S(emit_value)(e, 0, head, RELATIVE)
                   : e->mode == CAPPED      ? S(emit_value)(e, 0, head, CAPPED)
                                            : S(emit_value)(e, 0, head, LOGARITHM);
-    S(st_part)(e->out, a, head);
-    if (e->hole >= 0 && e->hole < head) S(put)(e->out + e->hole, e->value);
+    S(stream_part)(e->out, S(with)(a, e->hole, e->value), head);
 }
 
 inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass) {
@@ -105,7 +115,9 @@ inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass
     for (; e.at < e.n; e.at += W) {
         const int64_t m = e.n - e.at < W ? e.n - e.at : W;
         const VEC a = S(with)(S(emit_value)(&e, e.at, m, mode), e.hole - e.at, e.value);
-        if (m < W)
+        if (m < W && bypass)
+            S(stream_part)(e.out + e.at, a, m);
+        else if (m < W)
             S(st_part)(e.out + e.at, a, m);
 #if !S_IS_16
         else if (bypass)

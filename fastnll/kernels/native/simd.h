@@ -160,6 +160,26 @@ inline_always void stream(void *p, v_f32 a) {
 #endif
 }
 
+/* The first eight or four of n bytes, as the address allows; returns how many, 0 for none. */
+inline_always int64_t stream_few(void *p, const void *from, int64_t n) {
+#if defined(__x86_64__)
+    long long eight;
+    int four;
+    if (n >= 8 && (uintptr_t)p % 8 == 0) {
+        memcpy(&eight, from, 8);
+        _mm_stream_si64(p, eight);
+        return 8;
+    }
+    if (n >= 4 && (uintptr_t)p % 4 == 0) {
+        memcpy(&four, from, 4);
+        _mm_stream_si32(p, four);
+        return 4;
+    }
+#endif
+    (void)p, (void)from, (void)n;
+    return 0;
+}
+
 inline_always void stream_fence(void) {
 #if defined(FNLL_X86)
     _mm_sfence();
@@ -256,6 +276,22 @@ inline_always v_f64 halves_f32(v_f32 a) {
 inline_always double sum_f32(v_f32 a) { return sum_f64(halves_f32(a)); }
 
 /* bfloat16 is the upper half of a float; rounding is to nearest even, NaN stays NaN. */
+#if VBYTES == 64 && defined(FNLL_X86) /* halves move to their places in one permutation, which compilers do not find */
+inline_always v_f32 bf16_load(const uint16_t *p) {
+    static const uint16_t from[32] __attribute__((aligned(64))) = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                                   0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+    const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    return (v_f32)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(from), h);
+}
+inline_always void bf16_store(uint16_t *p, v_f32 a) {
+    static const uint16_t from[32] __attribute__((aligned(64))) = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+    const __m512i u = (__m512i)a, even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), even);
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q);
+    const __m512i h = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(from), h)));
+}
+#else
 inline_always v_f32 bf16_load(const uint16_t *p) {
     u16_half h;
     memcpy(&h, p, sizeof h);
@@ -269,6 +305,7 @@ inline_always void bf16_store(uint16_t *p, v_f32 a) {
     u16_half h = __builtin_convertvector(r, u16_half);
     memcpy(p, &h, sizeof h);
 }
+#endif
 
 /* float16: the hardware's conversion where the table has it, else the same by shifts and one exact product. */
 inline_always v_f32 f16_load(const uint16_t *p) {
