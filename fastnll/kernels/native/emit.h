@@ -30,8 +30,14 @@ typedef struct {
     VEC per_cap;                /* 1 / softcap */
     VEC k, scale, shift;        /* reference, factor, summand; for a logarithm the row's logsumexp in two parts */
     REAL value;
-    int mode, bypass, ahead;    /* bypass: stores do not read their lines first; ahead: lines to write are asked for */
+    int mode, bypass, ahead;    /* bypass: stores do not read their lines first; ahead: lines to write have not been read */
 } S(emission);
+
+/* Ask for lines to write to before they are due, far ahead no nearer than the second-level cache (see PREFETCH). */
+inline_always void S(ask_to_write)(const STYPE *p) {
+    __builtin_prefetch((const char *)p + PREFETCH_WRITE, 0, 2);
+    __builtin_prefetch((const char *)p + PREFETCH, 1);
+}
 
 inline_always VEC S(emit_value)(const S(emission) *e, int64_t j, int64_t m, const int mode) {
     if (mode == FROM_KEPT) return (m == W ? F(load)(e->kept + j) : FS(ld_part)(e->kept + j, m)) * e->scale + e->shift;
@@ -74,8 +80,7 @@ inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass
 #endif
     {
         for (int q = 0; q < 4; q++) {
-            /* Ask for the lines to write to before they are due; where out is x they have been read. */
-            if (e->ahead) __builtin_prefetch((const char *)(e->out + j + q * W) + PREFETCH_WRITE, 1);
+            if (e->ahead) S(ask_to_write)(e->out + j + q * W);
             S(st)(e->out + j + q * W, a[q]);
         }
         if ((uint64_t)(e->hole - j) < 4 * W) S(put)(e->out + e->hole, e->value);

@@ -92,7 +92,7 @@ static void S(emit_gradient)(const fnll_task *task, const REAL *a, const REAL *k
                 continue;
             }
 #endif
-            __builtin_prefetch((const char *)(out + j) + PREFETCH_WRITE, 1);
+            S(ask_to_write)(out + j);
             if (m == W)
                 S(st)(out + j, g);
             else

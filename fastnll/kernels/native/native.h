@@ -24,7 +24,7 @@ enum { FNLL_LSE, FNLL_SOFTMAX, FNLL_LOG_SOFTMAX, FNLL_CROSS_ENTROPY, FNLL_GATHER
  * take 0.85 of the time, rows of 256 classes 0.8; values of long rows gain nothing. */
 #define PREFETCH 2048
 #define PREFETCH_FAR 12288
-/* The same for lines that are written without having been read. */
+/* The far one for lines that are written without having been read. */
 #define PREFETCH_WRITE 8192
 /* Rows up to this length keep their scratch on the stack. */
 #define FNLL_STACK 2048

@@ -28,7 +28,7 @@ inline_always void S(write_row)(const S(emission) e, const int mode) {
     int64_t i = 0;
     for (; i + UNIT <= e.n; i += UNIT)
         for (int q = 0; q < 4; q++) {
-            if (e.ahead) __builtin_prefetch((const char *)(e.out + i + q * W) + PREFETCH_WRITE, 1);
+            if (e.ahead) S(ask_to_write)(e.out + i + q * W);
             S(st)(e.out + i + q * W, S(emit_value)(&e, i + q * W, W, mode));
         }
     for (; i + W <= e.n; i += W) S(st)(e.out + i, S(emit_value)(&e, i, W, mode));
