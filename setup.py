@@ -10,8 +10,8 @@ from extension_helpers import add_openmp_flags_if_available
 from setuptools import Extension, setup
 
 NATIVE = "fastnll/kernels/native"
-LINEAR_SOURCES = ("dispatch", "baseline", "avx2", "avx512", "amx")
-SOURCES = ("dispatch", "drive", "isa_baseline", "isa_avx2", "isa_avx512")
+LINEAR_SOURCES = ("dispatch", "baseline", "avx2", "avx512", "avx512_bf16", "amx")
+SOURCES = ("dispatch", "drive", "isa_baseline", "isa_avx2", "isa_avx512", "isa_avx512_bf16")
 
 # No -march=native and no -ffast-math: the sources name their instruction sets themselves, and NaN, inf
 # and signed zeros keep their meaning.

@@ -22,7 +22,7 @@ from fastnll.errors import BackendError, OptionError
 __all__ = ["BACKENDS", "ISAS", "Settings", "available_cores", "current", "resolve_threads", "threads_for", "using"]
 
 BACKENDS = ("native", "numba", "reference")
-ISAS = ("baseline", "avx2", "avx512", "amx")
+ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 
 
 class Settings(NamedTuple):
@@ -76,9 +76,10 @@ class using:  # noqa: N801 - reads as a statement
     ----------
     backend : {"native", "numba", "reference"}, optional
         Which implementation of the kernels runs.
-    isa : {"baseline", "avx2", "avx512", "amx"}, optional
-        Which table of the native backend runs; the best the machine has where not named. "amx" is "avx512" with
-        tile registers for the matrix products of the linear head.
+    isa : {"baseline", "avx2", "avx512", "avx512_bf16", "amx"}, optional
+        Which table of the native backend runs; the best the machine has where not named. "avx512_bf16" is "avx512"
+        with the processor's instructions for bfloat16, "amx" that with tile registers for the matrix products of the
+        linear head.
     threads : int, optional
         Threads per call, at least 1. Results do not depend on it, to the bit.
 

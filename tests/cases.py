@@ -60,8 +60,10 @@ def missing(engine: Engine) -> str | None:
     return reason
 
 
-# The rows of AMX are those of AVX-512: only matrix products need to be tried on both.
+# The rows of AMX are those of AVX-512, and to the bit those with instructions for bfloat16 are (test_bf16_table.py):
+# only matrix products need to be tried on all of them.
 AMX = Engine("native", "amx")
+BF16 = Engine("native", "avx512_bf16")
 ENGINES = (
     Engine("native", "baseline"),
     Engine("native", "avx2"),

@@ -16,7 +16,7 @@ import pytest
 
 import fastnll as fn
 from fastnll.kernels import registry, spec
-from tests.cases import AMX, DTYPES, ENGINES, OPS, Engine, frozen, make_case, missing
+from tests.cases import AMX, BF16, DTYPES, ENGINES, OPS, Engine, frozen, make_case, missing
 from tests.ops.alone import run_alone
 
 # Positional parameters, then keyword-only ones with their defaults; `...` has no default. A trailing "**"
@@ -144,7 +144,7 @@ def test_at_least_the_reference_runs() -> None:
     assert backends["reference"] is None
     assert {e.backend for e in ENGINES} == set(backends)
     assert "baseline" in registry.available_isas() or backends["native"] is not None
-    assert set(registry.available_isas()) <= {e.isa for e in ENGINES} | {AMX.isa}
+    assert set(registry.available_isas()) <= {e.isa for e in ENGINES} | {AMX.isa, BF16.isa}
 
 
 def test_using_nests_and_ends() -> None:

@@ -211,6 +211,7 @@ def test_profiles_that_do_not_nest() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it has been imported
 def test_a_forked_child_records_nothing() -> None:
     with fn.profile(limits=None) as prof:
         child = os.fork()

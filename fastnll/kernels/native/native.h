@@ -12,6 +12,11 @@ enum { FNLL_F64, FNLL_F32, FNLL_BF16, FNLL_F16, FNLL_STORAGES };        /* codes
 enum { FNLL_U8, FNLL_I8, FNLL_U16, FNLL_I16, FNLL_U32, FNLL_I32, FNLL_U64, FNLL_I64 }; /* and of INTEGERS */
 enum { FNLL_LSE, FNLL_SOFTMAX, FNLL_LOG_SOFTMAX, FNLL_CROSS_ENTROPY, FNLL_GATHER };
 
+/* Whether the compiler knows the instructions for bfloat16 of AVX-512. */
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 10)
+#define FNLL_HAS_BF16 1
+#endif
+
 /* Elements whose exponentials share one reference; also the grid on which few long rows are split. */
 #define FNLL_BLOCK 2048
 /* Rows handled together: the unit of fastnll.kernels.spec.ROW_BLOCK. */

@@ -283,6 +283,12 @@ inline_always v_f32 bf16_load(const uint16_t *p) {
     const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)p));
     return (v_f32)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(from), h);
 }
+#ifdef BF16_ALONE
+inline_always void bf16_store(uint16_t *p, v_f32 a) {
+    const __m256bh h = _mm512_cvtneps_pbh((__m512)a); /* no subnormals */
+    memcpy(p, &h, sizeof h);
+}
+#else
 inline_always void bf16_store(uint16_t *p, v_f32 a) {
     static const uint16_t from[32] __attribute__((aligned(64))) = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
     const __m512i u = (__m512i)a, even = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
@@ -291,6 +297,7 @@ inline_always void bf16_store(uint16_t *p, v_f32 a) {
     const __m512i h = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
     _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(from), h)));
 }
+#endif
 #else
 inline_always v_f32 bf16_load(const uint16_t *p) {
     u16_half h;

@@ -1,4 +1,5 @@
-/* Everything for one instruction set: the including file sets TABLE, TABLE_NAME, VBYTES, HAS_FMA and the target. */
+/* Everything for one instruction set: the including file sets TABLE, TABLE_NAME, VBYTES, HAS_FMA and the target; or BF16_ALONE in
+ * place of the first two, for the kernels of bfloat16 alone, which round by the processor's own instruction. */
 #define CAT_(a, b) a##b
 #define CAT(a, b) CAT_(a, b)
 #include "native.h"
@@ -16,16 +17,18 @@
 #undef T
 #undef T_IS_F64
 
+#define S_IS_16 0
+#ifndef BF16_ALONE
 #define T f64
 #define T_IS_F64 1
 #define SNAME f64
 #define STYPE double
-#define S_IS_16 0
 #include "storage_all.h"
 #undef T
 #undef T_IS_F64
 #undef SNAME
 #undef STYPE
+#endif
 
 #define T f32
 #define T_IS_F64 0
@@ -41,6 +44,9 @@
 #define SNAME bf16
 #define S_NEG_INF 0xff80
 #include "storage_all.h"
+#ifdef BF16_ALONE
+const fnll_kernels BF16_ALONE = KERNELS(bf16);
+#else
 #undef SNAME
 #undef S_NEG_INF
 #define SNAME f16
@@ -48,3 +54,4 @@
 #include "storage_all.h"
 
 const fnll_table TABLE = {TABLE_NAME, VBYTES, {KERNELS(f64), KERNELS(f32), KERNELS(bf16), KERNELS(f16)}};
+#endif

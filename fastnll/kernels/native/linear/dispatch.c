@@ -22,6 +22,9 @@ static int has_amx(void) {
 extern const fnll_linear_table fnll_linear_baseline;
 #if defined(__x86_64__)
 extern const fnll_linear_table fnll_linear_avx2, fnll_linear_avx512;
+#ifdef FNLL_HAS_BF16
+extern const fnll_linear_table fnll_linear_avx512_bf16;
+#endif
 #endif
 
 int fnll_linear_tables(const fnll_linear_table **tables, int most) {
@@ -34,8 +37,13 @@ int fnll_linear_tables(const fnll_linear_table **tables, int most) {
     if (n < most && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         tables[n++] = &fnll_linear_avx512;
+    const int avx512 = tables[n - 1] == &fnll_linear_avx512;
+    (void)avx512;
+#ifdef FNLL_HAS_BF16
+    if (n < most && avx512 && __builtin_cpu_supports("avx512bf16")) tables[n++] = &fnll_linear_avx512_bf16;
+#endif
 #ifdef HAS_AMX
-    if (n < most && tables[n - 1] == &fnll_linear_avx512 && has_amx()) tables[n++] = &fnll_linear_amx;
+    if (n < most && avx512 && has_amx()) tables[n++] = &fnll_linear_amx;
 #endif
 #endif
     return n;

@@ -48,6 +48,7 @@ inline_always void F(micro)(const REAL *a, int64_t ai, int64_t ap, const REAL *b
     }
 }
 
+#undef EACH_M
 #if MR == 14
 #define EACH_M(X) X(14) X(12) X(10) X(8) X(6) X(4) X(2) X(1)
 #else
@@ -74,7 +75,6 @@ static void F(block_columns)(const REAL *a, int64_t stride, const REAL *b, int64
 }
 #undef MICRO_ROWS
 #undef MICRO_COLUMNS
-#undef EACH_M
 
 /* The next block's height where `left` rows remain. */
 inline_always int64_t F(height)(int64_t left) {

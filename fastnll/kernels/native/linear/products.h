@@ -2,11 +2,18 @@
 #undef S
 #undef PANEL
 #undef S_TILES
+#undef S_PAIRS
 /* Products of float32 and bfloat16 go to tile registers where the table has them. */
 #if defined(HAS_TILES) && !T_IS_F64
 #define S_TILES CAT(TILES_, SNAME)
 #else
 #define S_TILES 0
+#endif
+/* Logits of bfloat16 go to an instruction that multiplies pairs where the table has it. */
+#if defined(HAS_PAIRS) && !T_IS_F64
+#define S_PAIRS CAT(PAIRS_, SNAME)
+#else
+#define S_PAIRS 0
 #endif
 #define S(name) CAT(name##_s, SNAME)
 
@@ -114,6 +121,14 @@ static void S(pack)(const fnll_linear *t, int64_t item, int for_grads) {
                     for (int64_t j = 0; j < m; j++) k[(q + j) * NR + r - c0] = 0;
                 continue;
             }
+#if S_PAIRS
+            if (!for_grads) {
+                uint16_t *to = (uint16_t *)k + 2 * (r - c0); /* feature j: pair j / 2 */
+                for (int64_t j = q; j < q + m; j++) to[j / 2 * 2 * NR + j % 2] = from[j];
+                if ((q + m) % 2) to[(q + m) / 2 * 2 * NR + 1] = 0;
+                continue;
+            }
+#endif
             const REAL *x = S(row)(from + q, m, buffer);
             if (for_grads && t->filter) {
                 REAL *to = (REAL *)t->hidden_rows + r * dp + q;
@@ -146,7 +161,11 @@ static void S(multiply)(const fnll_linear *t, int64_t v0, int64_t n, REAL *tile,
     for (int64_t k0 = 0; k0 < d; k0 += depth) {
         const int64_t k = d - k0 < depth ? d - k0 : depth;
         const STYPE *from = (const STYPE *)t->weight + v0 * t->weight_row + k0;
-#if S_IS_16
+#if S_PAIRS
+        const STYPE *a = from;
+        const int64_t stride = t->weight_row;
+        (void)converted;
+#elif S_IS_16
         for (int64_t i = 0; i < n; i++) S(row)(from + i * t->weight_row, k, converted + i * k);
         const REAL *a = converted;
         const int64_t stride = k;
@@ -160,8 +179,13 @@ static void S(multiply)(const fnll_linear *t, int64_t v0, int64_t n, REAL *tile,
             for (int64_t j = 0; j < cp / NR; j++) {
                 /* The first panel's turn fetches the weights of the next block. */
                 const int first = j == 0;
+#if S_PAIRS
+                pairs_block(a + i * stride, stride, (const REAL *)t->hidden_k + j * PANEL(d) + k0 / 2 * NR, k,
+                            tile + i * cp + j * NR, cp, k0 > 0, first ? a + (i + m) * stride : a, first ? m : 0, m);
+#else
                 F(block_rows)(a + i * stride, stride, (const REAL *)t->hidden_k + j * PANEL(d) + k0 * NR, k,
                               tile + i * cp + j * NR, cp, k0 > 0, first ? a + (i + m) * stride : a, first ? m : 0, m);
+#endif
             }
             i += m;
         }

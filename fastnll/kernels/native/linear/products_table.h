@@ -26,6 +26,12 @@
 #define TILES_bf16 1
 #define TILES_f16 0
 #endif
+#ifdef HAS_PAIRS
+#include "pairs.h"
+#define PAIRS_f32 0
+#define PAIRS_bf16 1
+#define PAIRS_f16 0
+#endif
 #define SNAME f32
 #define STYPE float
 #include "products.h"
