@@ -1,13 +1,13 @@
 /* Rows in vector lanes: for a class axis that is not the last (neighbouring rows are neighbours in memory) and for
  * few classes (a tile of rows is transposed into a buffer first). No horizontal sums, no gathers.
  *
- * Up to FNLL_ROWS rows run side by side, class after class. Classes go in blocks of LANE_BLOCK: the block's maximum, then its
- * sum relative to it, both from cache; blocks are merged in float64. Each lane is independent of the others.
+ * Up to FNLL_ROWS rows run side by side, class after class. Each lane is independent of the others.
  */
 #undef LANES
-#undef LANE_BLOCK
+#undef LANE_MOST
 #define LANES FNLL_ROWS
-#define LANE_BLOCK 64
+/* Sums relative to 1 up to this: the inverse of a larger one times a small gradient factor would be flushed. */
+#define LANE_MOST 0x1p40
 
 typedef struct {
     REAL target[LANES], factor[LANES], absent[LANES]; /* the target's id, -1 for none; gradient factor; 1 for rows of weight 0 */
@@ -16,84 +16,126 @@ typedef struct {
     double weight[LANES];
 } __attribute__((aligned(64))) S(lanes);
 
-/* Statistics of m lanes. kept, if given and v <= LANE_BLOCK, receives exp(x) 2^-k. */
-static void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, int hard, int log, REAL *kept, S(lanes) *u) {
+/* Lines that are asked for while exponentials are computed: a tile's loads alone would wait for memory one after the other. W elements of
+ * each for a class of W rows, which is all of them where rows lie one behind the other. */
+typedef struct {
+    const STYPE *read, *write; /* the next tile's logits, this one's output; NULL for none */
+} S(lines);
+
+/* Exponentials of W lanes relative to 2^k, class after class, two side by side: their sum without the target's (hard) or the largest's
+ * (log; of several the first), whose logit goes to x_t. */
+inline_always VEC S(lane_sum)(const STYPE *x, int64_t stride, int64_t v, int64_t width, VEC k, VEC t, VEC top, REAL *kept, VEC *x_t,
+                              const S(lines) ask, const int shift, const int hard, const int log) {
+    const VEC zero = F(set)(0), one = F(set)(1);
+    VEC s = zero, at = zero, id = zero;
+    IVEC seen = {};
+    for (int64_t c = 0; c < v; c += 2) {
+        const int pair = c + 1 < v;
+        for (int q = 0; q < 2; q++) {
+            __builtin_prefetch(ask.read + (c + q) * W);
+            if (ask.write) __builtin_prefetch(ask.write + (c + q) * W, 1);
+        }
+        VEC a[2], e[2];
+        a[0] = S(ld_lanes)(x + c * stride, width);
+        a[1] = S(ld_lanes)(x + (c + pair) * stride, width);
+        e[0] = a[0], e[1] = a[1];
+        if (shift)
+            F(exps2k)(e, k, 2);
+        else
+            F(exps)(e, 2);
+        for (int q = 0; q <= pair; q++) {
+            if (kept) F(store)(kept + (c + q) * LANES, e[q]);
+            if (hard) {
+                at = F(where)(t, id, a[q], at);
+                s += F(where)(t, id, zero, e[q]);
+                id += one;
+            } else if (log) {
+                const IVEC first = (IVEC)(a[q] == top) & ~seen;
+                seen |= first;
+                at = F(select)(first, a[q], at);
+                s += F(select)(first, zero, e[q]);
+            } else {
+                s += e[q];
+            }
+        }
+    }
+    *x_t = at;
+    return s;
+}
+
+/* log(s 2^k) = k LN2_HI + the result. s goes to [1, 2) first and k with it: the bits of a lane must not depend on its reference, in
+ * which neighbours have a say. */
+inline_always VEC S(lane_tail)(VEC s, VEC *k) {
+#if T_IS_F64
+    const IVEC exponent = ((IVEC)s >> 52) - 1023;
+    const VEC up = (VEC)(exponent + 0x4338000000000000LL) - MAGIC;
+#else
+    const IVEC exponent = ((IVEC)s >> 23) - 127;
+    const VEC up = (VEC)(exponent + 0x4b400000) - MAGIC;
+#endif
+    *k += up;
+    return *k * LN2_LO + F(log)(F(scale2)(s, F(set)(0) - up));
+}
+
+/* Statistics of m lanes. kept, if given, receives exp(x) 2^-k; probabilities: whether the output needs more than the loss. */
+inline_always void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int64_t m, const int hard, const int log, const int probabilities,
+                                 REAL *kept, S(lanes) *u, S(lines) ask) {
     const VEC zero = F(set)(0), one = F(set)(1);
     for (int64_t i = 0; i < m; i += W) {
         const int64_t width = m - i < W ? m - i : W;
+        const S(lines) lines = {ask.read ? ask.read + i * v : x, ask.write ? ask.write + i * v : 0};
         const VEC t = F(load)(u->target + i);
-        VEC k = F(set)(-3 * LIMIT), others = zero, x_t = zero;
-        v_f64 sum[W / W_f64];
-        for (int h = 0; h < W / W_f64; h++) sum[h] = set_f64(0);
-        IVEC bad = {}, seen = {};
-        for (int64_t b = 0; b < v; b += LANE_BLOCK) {
-            const int64_t end = v - b < LANE_BLOCK ? v : b + LANE_BLOCK;
+        REAL *to = kept ? kept + i : 0;
+        VEC k = zero, x_t = zero, others, e_t = zero;
+        IVEC bad = {};
+        int again = log; /* 2^0 is tried first, see rows.h; the largest of a row has to be looked for anyway where it is left out */
+        if (!log) {
+            others = S(lane_sum)(x + i, stride, v, width, k, t, zero, to, &x_t, lines, 0, hard, 0);
+            e_t = hard ? F(exp)(x_t) : zero;
+            again = F(any_above)(F(set)(LEAST), others) || F(any_above)(others + e_t, F(set)((REAL)LANE_MOST)) || F(any_above)(zero, t);
+        }
+        if (again) {
             VEC top = F(set)(-INFINITY);
-            for (int64_t c = b; c < end; c++) top = F(max)(S(ld_lanes)(x + c * stride + i, width), top);
+            for (int64_t c = 0; c < v; c++) top = F(max)(S(ld_lanes)(x + c * stride + i, width), top);
             bad |= top > LIMIT;
-            const IVEC nothing = top < -2 * LIMIT; /* -inf and mask values alone: a block that adds nothing */
-            top = F(max)(F(set)(-2 * LIMIT), top); /* for the arithmetic below */
-            const VEC kb = F(select)(nothing, F(set)(-3 * LIMIT), (top * LOG2E + MAGIC) - MAGIC);
-            VEC s = zero, id = F(set)((REAL)b);
-            for (int64_t c = b; c < end; c++) {
-                const VEC a = S(ld_lanes)(x + c * stride + i, width), e = F(exp2k)(a, kb);
-                if (kept) F(store)(kept + c * LANES + i, e);
-                if (hard) {
-                    x_t = F(where)(t, id, a, x_t);
-                    s += F(where)(t, id, zero, e);
-                    id += one;
-                } else if (log) { /* the largest is left out, of several the first: its log is -log1p(others / its own) */
-                    const IVEC first = (IVEC)(a == top) & ~seen;
-                    seen |= first;
-                    x_t = F(select)(first, a, x_t);
-                    s += F(select)(first, zero, e);
-                } else {
-                    s += e;
-                }
-            }
-            bad |= s != s;
-            s = F(select)(nothing, zero, s);
-            if (v <= LANE_BLOCK) {
-                k = kb;
-                others = s;
-            } else {
-                const VEC up = F(max)(kb, k), old = F(scale2)(one, k - up), new = F(scale2)(s, kb - up);
-                REAL eo[W], en[W];
-                F(store)(eo, old);
-                F(store)(en, new);
-                for (int h = 0; h < W / W_f64; h++)
-                    for (int j = 0; j < W_f64; j++)
-                        sum[h][j] = sum[h][j] * (double)eo[h * W_f64 + j] + (double)en[h * W_f64 + j];
-                k = up;
-            }
+            const IVEC nothing = top < -2 * LIMIT; /* -inf and mask values alone */
+            const VEC high = F(max)(F(set)(-2 * LIMIT), top); /* for the arithmetic below */
+            k = F(select)(nothing, F(set)(-3 * LIMIT), (high * LOG2E + MAGIC) - MAGIC);
+            others = S(lane_sum)(x + i, stride, v, width, k, t, high, to, &x_t, lines, 1, hard, log);
+            bad |= others != others;
+            others = F(select)(nothing, zero, others);
+            e_t = hard || log ? F(exp2k)(x_t, k) : zero;
         }
-        if (v > LANE_BLOCK) {
-            REAL e[W];
-            for (int j = 0; j < W; j++) e[j] = (REAL)sum[j / W_f64][j % W_f64];
-            others = F(load)(e);
-        }
-        VEC e_t = zero, s = others;
         if (hard) bad |= (x_t != x_t) | (x_t > LIMIT) | (t < zero);
-        if (hard || log) {
-            e_t = F(exp2k)(x_t, k);
-            s = others + e_t;
-        }
+        VEC s = others + e_t;
         bad |= ~((s > zero) & (k >= -LIMIT));
         s = F(select)(bad, one, s);
-        const VEC log_s = F(log)(s), tail = k * LN2_LO + log_s, inverse = one / s;
-        F(store)(u->k + i, k);
-        F(store)(u->tail + i, tail);
-        F(store)(u->inverse + i, inverse);
-        F(store)(u->rest + i, others * inverse);
+        if (F(any_above)(F(select)(bad, one, zero), zero)) u->special = 1;
         F(store)(u->bad + i, F(select)(bad, one, zero));
-        if (log) F(store)(u->top + i, x_t);
-        if (hard || log) {
-            const VEC ratio = others / e_t;
-            F(store)(u->nll + i, F(select)(ratio < (REAL)0x1p20, F(log1p)(ratio), tail - F(less_k)(x_t, k)));
+        F(store)(u->k + i, k);
+        if (probabilities) {
+            const VEC inverse = one / s;
+            F(store)(u->inverse + i, inverse);
+            F(store)(u->rest + i, others * inverse);
         }
-        if (!hard) {
+        if (!hard && !log) {
+            const VEC tail = S(lane_tail)(s, &k);
             F(store)(u->lse + i, tail - F(less_k)(zero, k));
+            continue;
         }
+        const VEC ratio = others / e_t, near = F(set)((REAL)0x1p20);
+        VEC nll = F(log1p)(ratio);
+        if (log || F(any_above)(ratio, near)) {
+            const VEC tail = S(lane_tail)(s, &k);
+            nll = F(select)(ratio < near, nll, tail - F(less_k)(x_t, k));
+            if (log) {
+                F(store)(u->k + i, k);
+                F(store)(u->tail + i, tail);
+                F(store)(u->lse + i, tail - F(less_k)(zero, k));
+                F(store)(u->top + i, x_t);
+            }
+        }
+        F(store)(u->nll + i, nll);
     }
 }
 
@@ -138,17 +180,18 @@ static void S(lane_emit)(const fnll_task *task, const STYPE *x, int64_t stride, 
 
 /* Rows r0 .. r0+m-1, all of one outer index; x and out point at the first of them, kept at room for exponentials or NULL. */
 static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STYPE *x, int64_t stride, STYPE *out,
-                         int64_t out_stride, REAL *kept, S(lanes) *u, REAL *scratch) {
-    const int ce = task->op == FNLL_CROSS_ENTROPY;
-    int64_t t[LANES];
+                         int64_t out_stride, REAL *kept, S(lanes) *u, S(lines) ask, REAL *scratch) {
+    const int ce = task->op == FNLL_CROSS_ENTROPY, log = task->op == FNLL_LOG_SOFTMAX, weighted = task->row_weight || task->target_weight;
     for (int64_t i = 0; i < LANES; i++) u->target[i] = 0, u->absent[i] = 0, u->factor[i] = 1;
     u->special = 0;
     if (ce) {
+        int64_t t[LANES];
         read_targets(task, r0 / task->inner, r0 % task->inner, m, t);
-        for (int64_t i = 0; i < m; i++) u->target[i] = t[i] >= 0 && t[i] < task->v ? (REAL)t[i] : (REAL)-1;
-        for (int64_t i = 0; i < m; i++) u->weight[i] = task->target_weight ? task->target_weight[r0 + i] : 1.0;
+        for (int64_t i = 0; i < m; i++) u->target[i] = (uint64_t)t[i] < (uint64_t)task->v ? (REAL)t[i] : (REAL)-1;
+        if (weighted)
+            for (int64_t i = 0; i < m; i++) u->weight[i] = task->target_weight ? task->target_weight[r0 + i] : 1.0;
         if (out)
-            for (int64_t i = 0; i < m; i++) u->factor[i] = (REAL)(gradient_factor(task, r0 + i) * u->weight[i]);
+            for (int64_t i = 0; i < m; i++) u->factor[i] = (REAL)(gradient_factor(task, r0 + i) * (weighted ? u->weight[i] : 1.0));
         if (task->row_weight)
             for (int64_t i = 0; i < m; i++) {
                 const double w = task->row_weight[r0 + i];
@@ -157,10 +200,16 @@ static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STY
                 u->weight[i] = w == 0.0 ? 0.0 : u->weight[i] * w;
             }
     }
-    S(lane_stats)(x, stride, task->v, m, ce, task->op == FNLL_LOG_SOFTMAX, out ? kept : 0, u);
-    for (int64_t i = 0; i < m; i++) u->special |= u->bad[i] != 0;
+    if (ce)
+        out ? S(lane_stats)(x, stride, task->v, m, 1, 0, 1, kept, u, ask) : S(lane_stats)(x, stride, task->v, m, 1, 0, 0, 0, u, ask);
+    else if (log)
+        S(lane_stats)(x, stride, task->v, m, 0, 1, 0, out ? kept : 0, u, ask);
+    else
+        S(lane_stats)(x, stride, task->v, m, 0, 0, 1, out ? kept : 0, u, ask);
     if (!u->special) {
-        if (task->loss)
+        if (task->loss && !weighted)
+            for (int64_t i = 0; i < m; i++) task->loss[r0 + i - task->loss_from] = (double)u->nll[i];
+        else if (task->loss)
             for (int64_t i = 0; i < m; i++)
                 task->loss[r0 + i - task->loss_from] = u->weight[i] != 0.0 ? u->weight[i] * (double)u->nll[i] : 0.0;
         if (task->lse)
@@ -174,7 +223,8 @@ static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STY
         } else if (u->bad[i] != 0) {
             S(general_row)(task, r, scratch);
         } else {
-            if (task->loss) task->loss[r - task->loss_from] = u->weight[i] != 0.0 ? u->weight[i] * (double)u->nll[i] : 0.0;
+            const double w = weighted ? u->weight[i] : 1.0;
+            if (task->loss) task->loss[r - task->loss_from] = w != 0.0 ? w * (double)u->nll[i] : 0.0;
             if (task->lse) task->lse[r] = u->lse[i];
         }
     }
@@ -182,6 +232,8 @@ static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STY
 }
 
 /* Rows to lanes and back, W by W in registers where classes are contiguous. */
+#undef HIDE
+#define HIDE(p) __asm__("" : "+r"(p))
 static void S(tile_in)(const STYPE *from, int64_t row, int64_t cls, int64_t m, int64_t v, STYPE *x) {
     int64_t j = 0;
 #if HAS_TRANSPOSE && !S_IS_16
@@ -189,10 +241,11 @@ static void S(tile_in)(const STYPE *from, int64_t row, int64_t cls, int64_t m, i
         for (int64_t c = 0; c < v; c += W) {
             const int64_t width = v - c < W ? v - c : W;
             VEC a[W];
+            const STYPE *p = from + j * row + c; /* one pointer, for compilers keep one for each row where they can */
 #pragma GCC unroll 16
-            for (int r = 0; r < W; r++) {
-                if (v >= 8) __builtin_prefetch(from + (j + r + LANES) * row + c); /* the same rows of the next tile */
-                a[r] = S(ld_part)(from + (j + r) * row + c, width);
+            for (int r = 0; r < W; r++, p += row) {
+                HIDE(p);
+                a[r] = S(ld_part)(p, width);
             }
             F(transpose)(a);
             for (int l = 0; l < width; l++) S(st)(x + (c + l) * LANES + j, a[l]);
@@ -202,7 +255,7 @@ static void S(tile_in)(const STYPE *from, int64_t row, int64_t cls, int64_t m, i
         for (int64_t c = 0; c < v; c++) x[c * LANES + j] = from[j * row + c * cls];
 }
 
-static void S(tile_out)(const STYPE *y, int64_t row, int64_t cls, int64_t m, int64_t v, const REAL *bad, STYPE *to) {
+static void S(tile_out)(const STYPE *y, int64_t row, int64_t cls, int64_t m, int64_t v, int special, const REAL *bad, STYPE *to) {
     int64_t j = 0;
 #if HAS_TRANSPOSE && !S_IS_16
     for (; cls == 1 && j + W <= m; j += W)
@@ -212,9 +265,16 @@ static void S(tile_out)(const STYPE *y, int64_t row, int64_t cls, int64_t m, int
 #pragma GCC unroll 16
             for (int l = 0; l < W; l++) a[l] = l < width ? S(ld)(y + (c + l) * LANES + j) : F(set)(0);
             F(transpose)(a);
+            STYPE *p = to + j * row + c;
 #pragma GCC unroll 16
-            for (int r = 0; r < W; r++)
-                if (bad[j + r] == 0) S(st_part)(to + (j + r) * row + c, a[r], width);
+            for (int r = 0; r < W; r++, p += row) {
+                HIDE(p);
+                if (special && bad[j + r] != 0) continue;
+                if (width == W)
+                    S(st)(p, a[r]);
+                else
+                    S(st_part)(p, a[r], width);
+            }
         }
 #endif
     for (; j < m; j++)
@@ -228,11 +288,13 @@ static void S(tile_rows)(const fnll_task *task, int64_t r0, int64_t m, REAL *scr
     S(lanes) u;
     const int64_t v = task->v, o = r0 / task->inner, i = r0 % task->inner;
     const STYPE *from = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
+    STYPE *to = task->out.p ? (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner : 0;
+    const int dense = task->x.inner == v && task->x.cls == 1, dense_out = task->out.inner == v && task->out.cls == 1;
+    const S(lines) ask = {dense ? from + m * v : 0, to && dense_out && to != from ? to : 0};
     S(tile_in)(from, task->x.inner, task->x.cls, m, v, x);
-    S(lane_rows)(task, r0, m, x, LANES, task->out.p ? y : 0, LANES, kept, &u, scratch);
-    if (!task->out.p) return;
-    STYPE *to = (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
-    S(tile_out)(y, task->out.inner, task->out.cls, m, v, u.bad, to);
+    S(lane_rows)(task, r0, m, x, LANES, to ? y : 0, LANES, kept, &u, ask, scratch);
+    if (!to) return;
+    S(tile_out)(y, task->out.inner, task->out.cls, m, v, u.special, u.bad, to);
 }
 
 static void S(lane_range)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {

@@ -80,18 +80,28 @@ inline_always v_f64 where_f64(v_f64 a, v_f64 b, v_f64 x, v_f64 y) { return selec
 #endif
 
 /* Whether a > b or unordered in any lane. */
-inline_always int any_above_f32(v_f32 a, v_f32 b) {
 #if VBYTES == 64 && defined(FNLL_X86)
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ) != 0;
+inline_always int any_above_f32(v_f32 a, v_f32 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ) != 0; }
+inline_always int any_above_f64(v_f64 a, v_f64 b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLE_UQ) != 0; }
 #elif VBYTES == 32 && defined(FNLL_X86)
-    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ)) != 0;
+inline_always int any_above_f32(v_f32 a, v_f32 b) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ)) != 0; }
+inline_always int any_above_f64(v_f64 a, v_f64 b) {
+    return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_NLE_UQ)) != 0;
+}
 #else
+inline_always int any_above_f32(v_f32 a, v_f32 b) {
     const i_f32 above = ~(a <= b);
     int any = 0;
     for (int l = 0; l < W_f32; l++) any |= above[l];
     return any != 0;
-#endif
 }
+inline_always int any_above_f64(v_f64 a, v_f64 b) {
+    const i_f64 above = ~(a <= b);
+    int any = 0;
+    for (int l = 0; l < W_f64; l++) any |= (int)above[l];
+    return any != 0;
+}
+#endif
 
 /* a / b for normal b and a quotient in the normal range or 0: correct but for the last half unit, where an estimate of 1 / b
  * is at hand that costs less than the division. */
