@@ -44,6 +44,35 @@ def test_sizes_and_dtypes(engine: Engine, n: int, d: int, v: int, dtype: str) ->
         assert a.dtype == (np.float64 if dtype == "float64" else np.float32)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("d", [801, 1030])
+def test_more_features_than_a_panel_holds(engine: Engine, d: int, dtype: str) -> None:
+    head = make_head(260, d, 70, dtype)
+    want = truth(head)
+    arguments = (head.hidden, head.weight, head.targets, head.bias)
+    loss, grads = fn.linear_cross_entropy_value_and_grad(*arguments)
+    np.testing.assert_allclose(loss, want.loss, rtol=LOSS[dtype])
+    assert_grads(grads, want, dtype)
+    np.testing.assert_allclose(fn.linear_cross_entropy(*arguments), want.loss, rtol=LOSS[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("d", [1, 7, 32, 33])
+def test_what_lies_between_rows_is_not_read(engine: Engine, d: int, dtype: str) -> None:
+    """Rows of a wider array whose other columns are NaN."""
+    head = make_head(20, d, 50, dtype)
+    views = []
+    for a in (head.hidden, head.weight):
+        wide = np.full((a.shape[0], d + 3), np.nan, a.dtype)
+        wide[:, :d] = a
+        views.append(wide[:, :d])
+    want, want_grads = fn.linear_cross_entropy_value_and_grad(head.hidden, head.weight, head.targets, head.bias)
+    loss, grads = fn.linear_cross_entropy_value_and_grad(*views, head.targets, head.bias)
+    assert loss == want
+    for a, b in zip(grads, want_grads, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_gradients_in_the_inputs_dtype(engine: Engine, dtype: str) -> None:
     """They are the unrounded sums of all chunks, rounded once."""

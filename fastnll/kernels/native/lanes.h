@@ -203,7 +203,7 @@ static void S(lane_rows)(const fnll_task *task, int64_t r0, int64_t m, const STY
     if (ce)
         out ? S(lane_stats)(x, stride, task->v, m, 1, 0, 1, kept, u, ask) : S(lane_stats)(x, stride, task->v, m, 1, 0, 0, 0, u, ask);
     else if (log)
-        S(lane_stats)(x, stride, task->v, m, 0, 1, 0, out ? kept : 0, u, ask);
+        S(lane_stats)(x, stride, task->v, m, 0, 1, 0, 0, u, ask);
     else
         S(lane_stats)(x, stride, task->v, m, 0, 0, 1, out ? kept : 0, u, ask);
     if (!u->special) {
