@@ -115,6 +115,33 @@ def test_any_split_gives_every_row_the_same_bits(engine: Engine, dtype: str, n: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("v", [2, 7, 33, 48, 300])
+def test_neighbours_have_no_say(engine: Engine, dtype: str, v: int) -> None:
+    """Rows at all levels side by side, nearly certain ones among them: each as it is alone."""
+    rng = np.random.default_rng(v)
+    n = 160
+    level, scale = rng.choice([-200, -80, -40, -20, -10, 0, 10, 30, 60], (n, 1)), rng.choice([2, 40], (n, 1))
+    x = (scale * rng.standard_normal((n, v)) + level).astype(DTYPES[dtype])
+    t = rng.integers(0, v, n)
+    for i in range(0, n, 7):
+        x[i, t[i]] += np.asarray(rng.choice([15, 30, 60]), x.dtype)
+
+    def results(x: Array, t: Array) -> dict[str, Any]:
+        out = {"logsumexp": fn.logsumexp(x), "softmax": fn.softmax(x), "log_softmax": fn.log_softmax(x)}
+        for weight in (1.0, 3e4, 1e-20):
+            upstream = np.full(t.size, weight)
+            loss, grad = fn.cross_entropy_value_and_grad(x, t, reduction="none", grad_output=upstream)
+            out |= {"loss": loss, f"gradient {weight}": grad}
+        return out
+
+    want = results(x, t)
+    alone = [results(x[i : i + 1], t[i : i + 1]) for i in range(n)]
+    for name in want:
+        assert_same_bits(name, np.concatenate([a[name] for a in alone]), want[name])
+    assert_same_bits("value", fn.cross_entropy(x, t, reduction="none"), want["loss"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_of_parts_on_the_block_grid(engine: Engine, dtype: str) -> None:
     """Blocks of rows have the same sums wherever the batch is split at multiples of them."""
     n = ROW_BLOCK * 12 + 5

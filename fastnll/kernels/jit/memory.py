@@ -58,7 +58,7 @@ def table(address: int, rows: int, columns: int, like: Any) -> Any:
     return carray(pointer(address, like), (rows, columns))
 
 
-def _prefetcher(write: int) -> Any:
+def _prefetcher(write: int, locality: int = 3) -> Any:
     @instruction
     def prefetch(typingctx: Any, address: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -66,8 +66,8 @@ def _prefetcher(write: int) -> Any:
             number = ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [at.type, number, number, number])
             function = builder.module.declare_intrinsic("llvm.prefetch", (at.type,), kind)
-            # Highest locality, data cache. An address that is not there is no error.
-            builder.call(function, [at, number(write), number(3), number(1)])
+            # Data cache. An address that is not there is no error.
+            builder.call(function, [at, number(write), number(locality), number(1)])
             return context.get_dummy_value()
 
         return types.void(types.intp), codegen
@@ -77,6 +77,8 @@ def _prefetcher(write: int) -> Any:
 
 
 prefetch_read, prefetch_write = _prefetcher(0), _prefetcher(1)
+# As far as the second-level cache: the first has few places for lines on their way, and memory takes long.
+prefetch_far = _prefetcher(0, 2)
 
 
 def _loader(kind: Any) -> Any:
@@ -121,9 +123,10 @@ def fetch_ahead(address: int) -> None:
 
     The arithmetic of one step takes about as long as its bytes take to arrive; the hardware's own
     prefetcher does not run far enough ahead to have both at once (0.20 ns an element instead of 0.35).
+    On an EPYC of family 25 the second level in place of the first takes 0.65 to 0.85 of the time.
     """
     for line in range(0, STEP, 64):
-        prefetch_read(address + AHEAD + line)
+        prefetch_far(address + AHEAD + line)
 
 
 @helper(inline=True)

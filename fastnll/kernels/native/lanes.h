@@ -23,8 +23,8 @@ typedef struct {
 } S(lines);
 
 /* Exponentials of W lanes relative to 2^k, class after class, two side by side: their sum without the target's (hard) or the largest's
- * (log; of several the first), whose logit goes to x_t. */
-inline_always VEC S(lane_sum)(const STYPE *x, int64_t stride, int64_t v, int64_t width, VEC k, VEC t, VEC top, REAL *kept, VEC *x_t,
+ * (log; of several the first), whose logit goes to x_t. Lanes that are done keep what is kept of them. */
+inline_always VEC S(lane_sum)(const STYPE *x, int64_t stride, int64_t v, int64_t width, VEC k, VEC t, VEC top, REAL *kept, IVEC done, VEC *x_t,
                               const S(lines) ask, const int shift, const int hard, const int log) {
     const VEC zero = F(set)(0), one = F(set)(1);
     VEC s = zero, at = zero, id = zero;
@@ -44,7 +44,10 @@ inline_always VEC S(lane_sum)(const STYPE *x, int64_t stride, int64_t v, int64_t
         else
             F(exps)(e, 2);
         for (int q = 0; q <= pair; q++) {
-            if (kept) F(store)(kept + (c + q) * LANES, e[q]);
+            if (kept) {
+                REAL *to = kept + (c + q) * LANES;
+                F(store)(to, shift ? F(select)(done, F(load)(to), e[q]) : e[q]);
+            }
             if (hard) {
                 at = F(where)(t, id, a[q], at);
                 s += F(where)(t, id, zero, e[q]);
@@ -63,8 +66,7 @@ inline_always VEC S(lane_sum)(const STYPE *x, int64_t stride, int64_t v, int64_t
     return s;
 }
 
-/* log(s 2^k) = k LN2_HI + the result. s goes to [1, 2) first and k with it: the bits of a lane must not depend on its reference, in
- * which neighbours have a say. */
+/* log(s 2^k) = k LN2_HI + the result. s goes to [1, 2) first and k with it: a reference far from the sum costs k ln 2 + log s digits. */
 inline_always VEC S(lane_tail)(VEC s, VEC *k) {
 #if T_IS_F64
     const IVEC exponent = ((IVEC)s >> 52) - 1023;
@@ -86,25 +88,30 @@ inline_always void S(lane_stats)(const STYPE *x, int64_t stride, int64_t v, int6
         const S(lines) lines = {ask.read ? ask.read + i * v : x, ask.write ? ask.write + i * v : 0};
         const VEC t = F(load)(u->target + i);
         REAL *to = kept ? kept + i : 0;
-        VEC k = zero, x_t = zero, others, e_t = zero;
-        IVEC bad = {};
-        int again = log; /* 2^0 is tried first, see rows.h; the largest of a row has to be looked for anyway where it is left out */
+        VEC k = zero, x_t = zero, others = zero, e_t = zero;
+        IVEC bad = {}, done = {};
+        /* 2^0 is tried first, see rows.h; the largest of a row has to be looked for anyway where it is left out. Where a row's own
+         * reference is below, probabilities relative to 1 would be flushed that are normal numbers. */
         if (!log) {
-            others = S(lane_sum)(x + i, stride, v, width, k, t, zero, to, &x_t, lines, 0, hard, 0);
+            others = S(lane_sum)(x + i, stride, v, width, k, t, zero, to, done, &x_t, lines, 0, hard, 0);
             e_t = hard ? F(exp)(x_t) : zero;
-            again = F(any_above)(F(set)(LEAST), others) || F(any_above)(others + e_t, F(set)((REAL)LANE_MOST)) || F(any_above)(zero, t);
+            const VEC s = others + e_t;
+            done = (others >= F(set)(LEAST)) & (s <= F(set)((REAL)LANE_MOST)) & (t >= zero);
+            if (probabilities) done &= s >= one;
         }
-        if (again) {
+        if (F(any_above)(F(select)(done, zero, one), zero)) {
             VEC top = F(set)(-INFINITY);
             for (int64_t c = 0; c < v; c++) top = F(max)(S(ld_lanes)(x + c * stride + i, width), top);
             bad |= top > LIMIT;
             const IVEC nothing = top < -2 * LIMIT; /* -inf and mask values alone */
             const VEC high = F(max)(F(set)(-2 * LIMIT), top); /* for the arithmetic below */
-            k = F(select)(nothing, F(set)(-3 * LIMIT), (high * LOG2E + MAGIC) - MAGIC);
-            others = S(lane_sum)(x + i, stride, v, width, k, t, high, to, &x_t, lines, 1, hard, log);
-            bad |= others != others;
-            others = F(select)(nothing, zero, others);
-            e_t = hard || log ? F(exp2k)(x_t, k) : zero;
+            const VEC kb = F(select)(nothing, F(set)(-3 * LIMIT), (high * LOG2E + MAGIC) - MAGIC);
+            VEC s = S(lane_sum)(x + i, stride, v, width, kb, t, high, to, done, &x_t, lines, 1, hard, log);
+            bad |= s != s;
+            s = F(select)(nothing, zero, s);
+            k = F(select)(done, k, kb);
+            others = F(select)(done, others, s);
+            e_t = F(select)(done, e_t, hard || log ? F(exp2k)(x_t, kb) : zero);
         }
         if (hard) bad |= (x_t != x_t) | (x_t > LIMIT) | (t < zero);
         VEC s = others + e_t;
