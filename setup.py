@@ -76,4 +76,5 @@ extensions = [
 for extension in extensions:
     add_openmp_flags_if_available(extension)
 
-setup(ext_modules=extensions)
+# Side by side: most of the time goes into the tables of two of them.
+setup(ext_modules=extensions, options={"build_ext": {"parallel": min(4, os.cpu_count() or 1)}})
