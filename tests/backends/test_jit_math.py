@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastnll.kernels.jit import formats, vecmath
+from fastnll.kernels.jit import arithmetic, formats, vecmath
 
 Array = np.ndarray[Any, Any]
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 def _elementary(x: Array, k: Any, exp: Array, tanh: Array) -> None:
     low, high, bits = vecmath.exp_range(k)
     for i in range(x.size):
-        exp[i] = vecmath.exp_from(x[i], low, high, bits)
+        exp[i] = arithmetic.exp_from(x[i], low, high, bits)
         tanh[i] = vecmath.tanh(x[i])
 
 

@@ -12,22 +12,15 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types as numba_types
 
-from fastnll.kernels.jit.compiler import HAS_FMA, instruction
-from fastnll.kernels.jit.constants import (
-    EXP6_F32,
-    EXP11_F64,
-    LN2_F32,
-    LN2_F64,
-    LN2_SPLIT_F32,
-    LN2_SPLIT_F64,
-    LOG2_E,
-)
+from fastnll.kernels.jit import exponential
+from fastnll.kernels.jit.compiler import instruction
+from fastnll.kernels.jit.constants import EXP6_F32, EXP11_F64, LOG2_E
 
 __all__ = [
     "as_float",
     "as_int",
     "bits_of",
-    "exp_polynomial",
+    "exp_from",
     "expm1_polynomial",
     "fma",
     "from_key",
@@ -46,16 +39,6 @@ types: Any = numba_types  # its classes are made in ways that no type checker fo
 def _scalar(like: Any) -> Any:
     kind = like.dtype if isinstance(like, types.Array) else like
     return kind if kind in {types.float32, types.float64} else None
-
-
-def _constant(kind: Any, value: float) -> Any:
-    return ir.Constant(ir.FloatType() if kind == types.float32 else ir.DoubleType(), value)
-
-
-def _fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    # fmuladd, not fma: without the instruction it is a product and a sum, not a call of libm.
-    kind = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(builder.module.declare_intrinsic("llvm.fmuladd", (a.type,), kind), [a, b, c])
 
 
 @instruction
@@ -78,7 +61,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a * b + c, in one rounding where the CPU has the instruction."""
     if not (a == b == c and _scalar(a)):
         return None
-    return a(a, b, c), lambda context, builder, signature, args: _fmuladd(builder, *args)
+    return a(a, b, c), lambda context, builder, signature, args: exponential.fmuladd(builder, *args)
 
 
 @instruction
@@ -107,22 +90,14 @@ def as_float(typingctx: Any, bits: Any) -> Any:
     return result(bits), codegen
 
 
-def _width(kind: Any) -> tuple[Any, int, int]:
-    """Return LLVM's integer type of a float's size, its mantissa bits and its exponent bias."""
-    return (ir.IntType(32), 23, 127) if kind == types.float32 else (ir.IntType(64), 52, 1023)
-
-
-def _magic(kind: Any) -> Any:
-    # 1.5 * 2^23 or 2^52: adding it rounds to an integer, which then is the low bits of the sum.
-    return _constant(kind, 12582912.0 if kind == types.float32 else 6755399441055744.0)
-
-
 @instruction
 def round_shifted(typingctx: Any, x: Any) -> Any:
     """Return round(x log2 e) plus the number that makes it the low bits of the sum."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _fmuladd(builder, args[0], _constant(x, LOG2_E), _magic(x))
+        kind = args[0].type
+        log2_e, add = (exponential.constant(kind, value) for value in (LOG2_E, exponential.magic(kind)))
+        return exponential.fmuladd(builder, args[0], log2_e, add)
 
     return x(x), codegen
 
@@ -130,7 +105,12 @@ def round_shifted(typingctx: Any, x: Any) -> Any:
 @instruction
 def unshifted(typingctx: Any, t: Any) -> Any:
     """Return the integer in a sum made by `round_shifted`, as a float."""
-    return t(t), lambda context, builder, signature, args: builder.fsub(args[0], _magic(t))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        return builder.fsub(args[0], exponential.constant(kind, exponential.magic(kind)))
+
+    return t(t), codegen
 
 
 @instruction
@@ -141,69 +121,47 @@ def bits_of(typingctx: Any, k: Any) -> Any:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        integer, _, bias = _width(k)
-        shifted = builder.bitcast(builder.fadd(args[0], _magic(k)), integer)
-        return builder.sub(shifted, ir.Constant(integer, bias))
+        return exponential.reference_bits(builder, args[0])
 
     return result(k), codegen
 
 
 @instruction
 def power(typingctx: Any, t: Any, bits: Any) -> Any:
-    """Return 2^(n - k) for t from `round_shifted` and bits from `bits_of`.
-
-    0 for n - k = -127 and infinity for n - k = 128 (in float32); the caller keeps n - k between those.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        integer, mantissa, _ = _width(t)
-        biased = builder.sub(builder.bitcast(args[0], integer), args[1])
-        shifted = builder.shl(biased, ir.Constant(integer, mantissa))
-        return builder.bitcast(shifted, args[0].type)
-
-    return t(t, bits), codegen
-
-
-def _polynomial(builder: Any, r: Any, kind: Any, first: int) -> Any:
-    table = (EXP6_F32 if kind == types.float32 else EXP11_F64)[first:]
-    value = _constant(kind, table[-1])
-    for c in reversed(table[:-1]):
-        value = _fmuladd(builder, value, r, _constant(kind, c))
-    return value
+    """Return 2^(n - k) for t from `round_shifted` and bits from `bits_of`."""
+    return t(t, bits), lambda context, builder, signature, args: exponential.power(builder, *args)
 
 
 @instruction
-def exp_polynomial(typingctx: Any, r: Any) -> Any:
-    """Return exp(r) for |r| <= ln(2) / 2, to 0.9 ulp."""
-    return r(r), lambda context, builder, signature, args: _polynomial(builder, args[0], r, 0)
+def exp_from(typingctx: Any, x: Any, low: Any, high: Any, bits: Any) -> Any:
+    """Return exp(x) 2^-k: 0 for x <= low, infinity for x >= high, NaN for NaN; see `vecmath.exp_range`."""
+    if not (x == low == high and _scalar(x)):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return exponential.relative(builder, args[:1], *args[1:])[0]
+
+    return x(x, low, high, bits), codegen
 
 
 @instruction
 def expm1_polynomial(typingctx: Any, r: Any) -> Any:
     """Return (exp(r) - 1) / r for |r| <= ln(2) / 2."""
-    return r(r), lambda context, builder, signature, args: _polynomial(builder, args[0], r, 1)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return exponential.polynomial(builder, args, (EXP6_F32 if r == types.float32 else EXP11_F64)[1:])[0]
+
+    return r(r), codegen
 
 
 @instruction
 def reduce_by_ln2(typingctx: Any, n: Any, x: Any) -> Any:
-    """Return x - n ln 2 for the n next to x / ln 2, as exact as `rows.LIMITS` promises.
-
-    With fma, x - n hi is exact although hi has all bits of ln 2. Without it n hi must be exact by
-    itself, so hi is short and the rest comes in more pieces.
-    """
-    kind = _scalar(x)
+    """Return x - n ln 2 for the n next to x / ln 2 (see `exponential.less_n_ln2`)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        n_value, value = args
-        if HAS_FMA:
-            for part in LN2_F32 if kind == types.float32 else LN2_F64:
-                value = _fmuladd(builder, n_value, _constant(kind, -part), value)
-            return value
-        for part in LN2_SPLIT_F32 if kind == types.float32 else LN2_SPLIT_F64:
-            value = builder.fsub(value, builder.fmul(n_value, _constant(kind, part)))
-        return value
+        return exponential.less_n_ln2(builder, args[:1], args[1:])[0]
 
-    return kind(n, x), codegen
+    return x(n, x), codegen
 
 
 @instruction

@@ -15,10 +15,10 @@ from typing import Any
 
 from fastnll.kernels.jit.access import number_at, put, row_loop, target_of
 from fastnll.kernels.jit.arithmetic import pick, widest
-from fastnll.kernels.jit.ce_rows import absent_row, gradient_factor
 from fastnll.kernels.jit.compiler import helper, kernel
 from fastnll.kernels.jit.constants import STEP
 from fastnll.kernels.jit.emit import fill_row
+from fastnll.kernels.jit.finish import gradient_factor
 from fastnll.kernels.jit.formats import read_row
 from fastnll.kernels.jit.memory import load_f64, load_i64, load_u8, store_i64, view
 from fastnll.kernels.jit.rows import lse_pair, nll, row_max, row_stats, row_sum, target_term
@@ -192,12 +192,26 @@ def _chain(task: Any, terms: int, x: int, like: Any) -> None:
 
 
 @helper
+def _absent_row(task: Any, r: int, y: int, like: Any) -> None:
+    """Write the outputs of a row of weight 0."""
+    put(task.loss, task.loss_code, r, 0.0)
+    put(task.lse, task.lse_code, r, 0.0)
+    put(task.entropy, task.entropy_code, r, 0.0)
+    if task.argmax != 0:
+        store_i64(task.argmax + 8 * r, -1)
+    if task.rank != 0:
+        store_i64(task.rank + 8 * r, -1)
+    if task.out != 0:
+        fill_row(y, task.classes, 0.0, like)
+
+
+@helper
 def general_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write loss, gradient and details of one row; return its weighted loss. x and y are one place."""
     n = task.classes
     weight = number_at(task.row_weight, r, 1.0)
     if weight == 0.0:
-        absent_row(task, r, y, like)
+        _absent_row(task, r, y, like)
         return 0.0
     if task.mask != 0:
         _mask(task, o, i, x, like)

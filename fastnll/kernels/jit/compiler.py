@@ -11,7 +11,7 @@ import numba
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-__all__ = ["HAS_FMA", "helper", "instruction", "kernel"]
+__all__ = ["HAS_AVX512", "HAS_FMA", "IS_X86", "VECTOR_BYTES", "helper", "instruction", "kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,13 +78,16 @@ def instruction(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast("Callable[..., Any]", made)
 
 
-def _fused() -> bool:
-    """Return whether a * b + c is one instruction on the CPU that Numba compiles for."""
-    if platform.machine().lower() in {"arm64", "aarch64"}:
-        return True
+def _has(feature: str) -> bool:
+    """Return whether the CPU that Numba compiles for has a feature, by LLVM's name."""
     if config.CPU_NAME or config.CPU_FEATURES is not None:
-        return "+fma" in (config.CPU_FEATURES or "")
-    return bool(llvm.get_host_cpu_features().get("fma", False))
+        return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
+    return bool(llvm.get_host_cpu_features().get(feature, False))
 
 
-HAS_FMA = _fused()
+IS_X86 = platform.machine().lower() in {"x86_64", "amd64"}
+# Whether a * b + c is one instruction.
+HAS_FMA = platform.machine().lower() in {"arm64", "aarch64"} or _has("fma")
+HAS_AVX512 = IS_X86 and _has("avx512f") and _has("avx512dq")
+# Of the widest registers.
+VECTOR_BYTES = 64 if HAS_AVX512 else 32 if IS_X86 and _has("avx2") else 16

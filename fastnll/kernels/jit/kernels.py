@@ -10,14 +10,17 @@ import math
 from typing import Any
 
 from fastnll.kernels.jit.access import put, row_loop
-from fastnll.kernels.jit.arithmetic import pick, widest
+from fastnll.kernels.jit.arithmetic import exp_from, pick, widest
 from fastnll.kernels.jit.compiler import helper, kernel
-from fastnll.kernels.jit.constants import BLOCK, STEP
+from fastnll.kernels.jit.constants import BLOCK, LANES, STEP
 from fastnll.kernels.jit.emit import fill_row, log_row, minus_pair, scale_row
+from fastnll.kernels.jit.finish import TOTAL, WEIGHT, finish_softmax, put_logsumexps, tables
 from fastnll.kernels.jit.formats import read_float
+from fastnll.kernels.jit.groups import sum_rows, write_rows
 from fastnll.kernels.jit.memory import load_i64, view
 from fastnll.kernels.jit.rows import lse_pair, row_stats, row_sum
-from fastnll.kernels.jit.vecmath import exp_from, exp_range, wide
+from fastnll.kernels.jit.sweeps import stores_done
+from fastnll.kernels.jit.vecmath import exp_range, wide
 
 __all__ = ["gather_normalised", "gather_rows", "softmax_rows", "vjp_rows"]
 
@@ -34,9 +37,10 @@ def softmax_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, 
         if total != total:
             fill_row(y, n, math.nan, like)
         elif task.log != 0:
-            log_row(x, y, n, lse, rest, like)
+            high = pick(like, lse, lse)
+            log_row(x, y, n, high, pick(like, (lse - high) + rest, (lse - high) + rest), False)
         else:
-            scale_row(terms, y, n, 1.0 / total, like)
+            scale_row(terms, y, n, pick(like, 1.0 / total, 1.0 / total), False)
     return 0.0
 
 
@@ -100,15 +104,27 @@ def gather_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, t
     return 0.0
 
 
-_softmax_loop = row_loop(softmax_row)
 _vjp_loop = row_loop(vjp_row)
 _gather_loop = row_loop(gather_row)
 
 
 @kernel
 def softmax_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
-    """Run `softmax_row` over a range of rows."""
-    _softmax_loop(tasks, start, stop, work)
+    """Write softmax, log_softmax, logsumexp of rows start .. stop - 1."""
+    task = tasks[0]
+    lanes, state, targets = tables(work, task.lanes_at)
+    for j in range(LANES):
+        targets[j], state[WEIGHT, j], state[TOTAL, j] = -1, 1.0, 0.0
+        lanes[1, j] = lanes[2, j] = pick(work, 0.0, 0.0)
+    for r in range(start, stop, task.group):
+        m = min(task.group, stop - r)
+        sum_rows(task, r, m, lanes, state, targets, work)
+        finish_softmax(m, lanes, state, task.log)
+        put_logsumexps(task, r, m, lanes, state, work)
+        if task.out != 0:
+            write_rows(task, r, m, lanes, state, work)
+    if task.bypass:
+        stores_done()
 
 
 @kernel

@@ -13,14 +13,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastnll.kernels.jit.arithmetic import as_float, as_int, bits_of, pick, round_shifted, unshifted, widest
+from fastnll.kernels.jit.arithmetic import as_float, as_int, bits_of, exp_from, pick, round_shifted, unshifted, widest
 from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LANES
 from fastnll.kernels.jit.emit import minus_pair
 from fastnll.kernels.jit.formats import read_row, write_row
 from fastnll.kernels.jit.memory import prefetch_read, prefetch_write, view
 from fastnll.kernels.jit.rows import LIMITS, exp64
-from fastnll.kernels.jit.vecmath import LN2, exp_from, exp_range, wide
+from fastnll.kernels.jit.vecmath import LN2, exp_range, wide
 
 __all__ = ["add_segment", "add_terms", "load_tile", "scale_tile", "store_tile", "subtract_tile"]
 

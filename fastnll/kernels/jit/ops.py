@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll.kernels.jit import ce_general, ce_rows, elementwise, kernels, lane_kernels, pool
-from fastnll.kernels.jit.constants import BLOCK, LANE_WORDS, LANES, SMALL_V
+from fastnll.kernels.jit.constants import BLOCK, FINISH_WORDS, LANE_WORDS, LANES, SMALL_V
 from fastnll.kernels.jit.records import STAMP, Record, float_type, new_record
 from fastnll.kernels.spec import ROW_BLOCK, CrossEntropyTask, GatherTask, SgdTask, SoftmaxTask, TargetScan, VjpTask
 
@@ -55,11 +55,13 @@ def _side_by_side(x: Array) -> bool:
 
 def _softmax(task: SoftmaxTask, out: Array | None) -> None:
     lanes = _side_by_side(task.x)
-    record = new_record(task.x, out, in_place=not lanes)
+    record = new_record(task.x, out, in_place=not lanes, grouped=not lanes)
     record.fields["log"] = task.log
     record.vector("lse", task.lse, code=True)
     if lanes:
         record.words = LANE_WORDS
+    else:
+        record.fields["lanes_at"] = record.room(FINISH_WORDS)
     _launch(lane_kernels.softmax_lanes if lanes else kernels.softmax_rows, record, task.threads, LANES if lanes else 1)
 
 
@@ -83,7 +85,8 @@ def cross_entropy(task: CrossEntropyTask) -> None:
     """Write losses, gradient and details of `CrossEntropyTask`."""
     general = _is_general(task)
     lanes = not general and _side_by_side(task.x)
-    record = new_record(task.x, task.grad, in_place=not (general or lanes))
+    rows = not (general or lanes)
+    record = new_record(task.x, task.grad, in_place=rows, grouped=rows)
     if lanes:
         kernel, record.words = lane_kernels.cross_entropy_lanes, LANE_WORDS
     elif general:
@@ -91,6 +94,7 @@ def cross_entropy(task: CrossEntropyTask) -> None:
         _soft_targets(task, record)
     else:
         kernel = ce_rows.cross_entropy_rows
+        record.fields["lanes_at"] = record.room(FINISH_WORDS)
     fields = record.fields
     fields.update(
         grad_scale=task.grad_scale,
@@ -154,8 +158,7 @@ def _soft_targets(task: CrossEntropyTask, record: Record) -> None:
             weights = np.ascontiguousarray(task.class_weight, dtype=record.compute)
             record.keep.append(weights)
             record.vector("class_weight", weights)
-        fields["soft_at"] = record.words
-        record.words += v
+        fields["soft_at"] = record.room(v)
 
 
 def sgd_update(task: SgdTask) -> None:

@@ -23,6 +23,7 @@ _ELEMENTS_PER_RANGE = 1 << 18
 _RANGES_PER_THREAD = 4
 # Scratch memory up to this is kept by its thread: fresh pages would cost as much as a pass over it.
 _KEPT_BYTES = 8 << 20
+_LINE = 64
 
 _lock = threading.Lock()
 _pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -50,13 +51,20 @@ if hasattr(os, "register_at_fork"):
 
 def scratch(words: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return at least `words` elements of scratch memory that belong to the calling thread."""
-    n_bytes = words * np.dtype(dtype).itemsize
+    n_bytes = -(-words * np.dtype(dtype).itemsize // _LINE) * _LINE
     if n_bytes > _KEPT_BYTES:
-        return np.empty(words, dtype)
-    kept: npt.NDArray[np.float64] | None = getattr(_local, "memory", None)
+        return _lines(n_bytes).view(dtype)
+    kept: npt.NDArray[np.uint8] | None = getattr(_local, "memory", None)
     if kept is None or kept.nbytes < n_bytes:
-        kept = _local.memory = np.empty(max(1024, -(-n_bytes // 8)))
+        kept = _local.memory = _lines(max(8192, n_bytes))
     return kept.view(dtype)
+
+
+def _lines(n_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return memory that begins with a cache line: a vector across two of them is read in two steps."""
+    memory = np.empty(n_bytes + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + n_bytes]
 
 
 def ranges(n_rows: int, row_size: int, threads: int, unit: int) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnll.dtypes import FLOATS, INTEGERS, FloatType
-from fastnll.kernels.jit.constants import BLOCK, TILE
+from fastnll.kernels.jit.constants import BLOCK, GROUP_BYTES, LANES, TILE
 
 __all__ = ["ROWS", "STAMP", "Record", "float_type", "new_record"]
 
@@ -34,11 +34,17 @@ def _source_digest() -> str:
     return digest.hexdigest()[:12]
 
 
+# Elements of a cache line, in float32.
+_LINE = 16
+# From so many bytes on results bypass the caches, where rows follow each other or are so long: ends are parts of lines.
+_BYPASS_BYTES, _BYPASS_ROW = 1 << 25, 1 << 14
 _VIEWS = ("x", "second", "out", "probs", "mask")
 _INTEGERS = (
     *(f"{name}{part}" for name in _VIEWS for part in ("", "_outer", "_inner", "_class", "_code")),
     # rows, rows per outer index, classes; how rows are fetched
     *("rows", "inner", "classes", "direct", "tile", "tile_at", "second_at", "soft_at", "log"),
+    # rows finished together, elements from the terms of one to those of the next, tables, results past the caches
+    *("group", "pitch", "lanes_at", "bypass"),
     *("targets", "targets_outer", "targets_inner", "targets_code"),
     *("ids", "id_probs", "ids_count", "picked", "picked_code", "class_weight"),
     *("row_weight", "target_weight", "grad_weight"),
@@ -102,6 +108,12 @@ class Record:
         f["targets"], f["targets_code"] = a.ctypes.data, _CODES[a.dtype]
         f["targets_outer"], f["targets_inner"] = a.strides
 
+    def room(self, words: int) -> int:
+        """Return the position of so many more elements of scratch memory, at the start of a cache line."""
+        at = self.words
+        self.words += -(-words // _LINE) * _LINE
+        return at
+
     def finish(self) -> Array:
         """Return the record array, filled."""
         row = self.array[0]
@@ -110,7 +122,9 @@ class Record:
         return self.array
 
 
-def new_record(x: Array, out: Array | None = None, second: Array | None = None, *, in_place: bool = True) -> Record:
+def new_record(
+    x: Array, out: Array | None = None, second: Array | None = None, *, in_place: bool = True, grouped: bool = False
+) -> Record:
     """Return a record of rows and where their results go.
 
     Parameters
@@ -121,6 +135,8 @@ def new_record(x: Array, out: Array | None = None, second: Array | None = None, 
     in_place : bool
         Whether the kernel may work on the rows where they lie. Where not, or where a row is not
         contiguous or not of the compute dtype, rows are fetched into scratch memory first.
+    grouped : bool
+        Whether the kernel finishes several rows together, whose terms are all kept where there is a result.
     """
     record = Record(x)
     arrays = [a for a in (x, out, second) if a is not None]
@@ -135,13 +151,25 @@ def new_record(x: Array, out: Array | None = None, second: Array | None = None, 
     # Where neighbouring rows lie closer than neighbouring classes, a cache line holds TILE rows.
     near = abs(x.strides[1]) < abs(x.strides[2]) and inner > 1
     tile = 1 if direct or not near else TILE
+    bypass = direct and grouped and out is not None and _bypasses(x, out)
+    pitch = -(-v // _LINE) * _LINE
+    group = LANES
+    if grouped and out is not None:
+        group = min(max(GROUP_BYTES // (pitch * size), 1), LANES)
+    if bypass and group > 1:  # put together as they lie in the result
+        pitch = v
     record.fields.update(rows=outer * inner, inner=inner, classes=v, direct=direct, tile=tile)
-    # The terms of a row first (BLOCK of them where they are not kept), then the fetched rows.
-    record.words = max(v, BLOCK)
+    record.fields.update(group=group, pitch=pitch, bypass=bypass)
+    # The terms of the rows that are kept first (BLOCK of them where none are), then the fetched rows.
+    record.room(max(pitch * (group if grouped and out is not None else 1), BLOCK))
     if not direct:
-        record.fields["tile_at"] = record.words
-        record.words += tile * v
+        record.fields["tile_at"] = record.room(tile * v)
         if second is not None:
-            record.fields["second_at"] = record.words
-            record.words += tile * v
+            record.fields["second_at"] = record.room(tile * v)
     return record
+
+
+def _bypasses(x: Array, out: Array) -> bool:
+    """Return whether results go past the caches: those that do not fit them, where the row's own lines are not."""
+    dense = out.flags.c_contiguous or out.shape[2] * out.itemsize >= _BYPASS_ROW
+    return dense and out.nbytes >= _BYPASS_BYTES and out.ctypes.data != x.ctypes.data

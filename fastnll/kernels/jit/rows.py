@@ -5,9 +5,8 @@ The state of a row is (base, k, total): sum_v exp(x_v) = total * exp(base) * 2^k
 row is so far from 0 that k would not be exact. total is NaN where the row has no distribution (NaN,
 +inf, or -inf alone); base is then its logsumexp.
 
-Any k near the row's level will do (see `vecmath`), so it comes from five elements of the row, and the
-row is read once. Only where an element is far above those the sum overflows and is done again with the
-true maximum.
+Any k near the row's level will do (see `exponential`), and 0 is near that of nearly all logits: the row is read
+once. Where its sum says otherwise it is done again with the true maximum.
 """
 
 from __future__ import annotations
@@ -15,20 +14,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from fastnll.kernels.jit.arithmetic import fma, from_key, order_key, pick, round_shifted, unshifted, widest
+from fastnll.kernels.jit.arithmetic import exp_from, fma, from_key, order_key, pick, round_shifted, unshifted, widest
 from fastnll.kernels.jit.compiler import HAS_FMA, helper
 from fastnll.kernels.jit.constants import BLOCK, STEP
-from fastnll.kernels.jit.memory import fetch_ahead, view
-from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_from, exp_range, log1p_unit, log_parts, wide
+from fastnll.kernels.jit.memory import view
+from fastnll.kernels.jit.sweeps import exp_block, exp_block_except, kept_block, kept_block_except, shifted_block
+from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_range, log1p_unit, log_parts, wide
 
 __all__ = ["LIMITS", "exp64", "lse_pair", "nll", "row_max", "row_stats", "row_sum", "target_term"]
 
 # Largest |x| for which x - n ln 2 is exact to an ulp of the reduced argument, in float32 and float64.
 LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
-# Sums above this are done again: 1 / sum must stay a normal number, with room for small weights.
+# Sums below (relative to 2^0) and above these are done again: terms far below the sum must be numbers, and 1 / sum a
+# normal one, with room for small weights. The target's logit, which is in no sum, must be below _MOST.
+_LEAST = (2.0**-60, 2.0**-500)
 _TOP = (2.0**60, 2.0**500)
+_MOST = (40.0, 340.0)
 
 
 @helper(sums=True)
@@ -63,52 +64,34 @@ def row_max(x: int, n: int, like: Any) -> Any:
     return from_key(best)
 
 
-@helper(sums=True)
-def _sum_exp(x: int, e: int, n: int, low: Any, high: Any, bits: Any, like: Any) -> Any:
-    """Write exp(x) 2^-k to e and return the sum; vector accumulators of the compute dtype."""
-    widest()
-    row, terms = view(x, n, like), view(e, n, like)
-    total = pick(like, 0.0, 0.0)
-    for v in range(n):
-        term = exp_from(row[v], low, high, bits)
-        terms[v] = term
-        total += term
-    return total
-
-
-@helper(sums=True)
-def _sum_exp_except(x: int, e: int, n: int, skip: int, low: Any, high: Any, bits: Any, like: Any) -> Any:
-    """Do the same with element `skip` written, and counted, as 0."""
-    widest()
-    row, terms = view(x, n, like), view(e, n, like)
-    total = zero = pick(like, 0.0, 0.0)
-    left_out = np.int32(skip)  # of float32's size, so that a comparison of vectors is one instruction
-    for v in range(n):
-        term = zero if np.int32(v) == left_out else exp_from(row[v], low, high, bits)
-        terms[v] = term
-        total += term
+@helper
+def _exp_sum(x: int, n: int, t: int, e: int, keep: int, like: Any) -> float:
+    """Return sum_{v != t} exp(x_v) in float64, block by block; with ``keep`` 1 the terms go to e, 0 at t."""
+    size = like.itemsize
+    zero = pick(like, 0.0, 0.0)
+    total = 0.0
+    for b in range(0, n, BLOCK):
+        m = min(BLOCK, n - b)
+        x_at, e_at = x + b * size, e + b * size
+        if b <= t < b + m:
+            if keep:
+                total += kept_block_except(x_at, e_at, m, t - b, zero)
+            else:
+                total += exp_block_except(x_at, e_at, m, t - b, zero)
+        elif keep:
+            total += kept_block(x_at, e_at, m, -1, zero)
+        else:
+            total += exp_block(x_at, e_at, m, -1, zero)
     return total
 
 
 @helper
-def _exp_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -> float:
-    """Return sum_{v != t} exp(x_v) 2^-k in float64, block by block; the terms go to e.
-
-    With ``keep`` 1 the terms of the whole row are kept; with 0 every block overwrites the one before,
-    in the first-level cache.
-    """
-    low, high, bits = exp_range(k)
+def _shifted_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -> float:
+    """Return the same sum relative to 2^k; without ``keep`` the terms of a block replace those of the one before."""
     size = like.itemsize
-    step = STEP // size
     total = 0.0
-    for b in range(0, n, step):
-        m = min(step, n - b)
-        at = e + keep * b * size
-        fetch_ahead(x + b * size)
-        if b <= t < b + m:
-            total += _sum_exp_except(x + b * size, at, m, t - b, low, high, bits, like)
-        else:
-            total += _sum_exp(x + b * size, at, m, low, high, bits, like)
+    for b in range(0, n, BLOCK):
+        total += shifted_block(x + b * size, e + keep * b * size, min(BLOCK, n - b), t - b if t >= b else -1, k)
     return total
 
 
@@ -125,22 +108,21 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
         Address of n elements (`keep` 1) or `BLOCK` (`keep` 0) for the terms; 0 at t.
     """
     row = view(x, n, like)
-    ref = row[max(t, 0)]
-    if ref != ref:
-        return math.nan, 0.0, math.nan  # the one element that no sum below would meet
-    for at in (0, n >> 2, n >> 1, 3 * (n >> 2)):
-        if row[at] > ref:
-            ref = row[at]
-    limit = pick(like, LIMITS[0], LIMITS[1])
-    top = pick(1.0, _TOP[0], _TOP[0]) if like.itemsize == 4 else pick(1.0, _TOP[1], _TOP[1])
-    for attempt in range(2):
-        if attempt == 1:
-            ref = row_max(x, n, like)
-        if abs(ref) <= limit and n > 1:
-            k = unshifted(round_shifted(ref))
-            total = _exp_sum(x, n, t, e, keep, k, like)
-            if total < top:
-                return 0.0, wide(k), total
+    single = like.itemsize == 4
+    least, most = (_LEAST[0], _MOST[0]) if single else (_LEAST[1], _MOST[1])
+    top = _TOP[0] if single else _TOP[1]
+    total = _exp_sum(x, n, t, e, keep, like)
+    own = row[max(t, 0)]  # after the sum: before, nothing would have fetched it yet
+    if least <= total < top and own < most and n > 1:
+        return 0.0, 0.0, total
+    if own != own:
+        return math.nan, 0.0, math.nan  # the one element that no sum meets
+    ref = row_max(x, n, like)
+    if n > 1 and abs(ref) <= pick(like, LIMITS[0], LIMITS[1]):
+        k = unshifted(round_shifted(ref))
+        total = _shifted_sum(x, n, t, e, keep, k, like)
+        if total < top:
+            return 0.0, wide(k), total
     return _careful_stats(x, n, t, e, keep, like)
 
 

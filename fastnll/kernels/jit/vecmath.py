@@ -13,7 +13,6 @@ from fastnll.kernels.jit.arithmetic import (
     as_float,
     as_int,
     bits_of,
-    exp_polynomial,
     expm1_polynomial,
     fma,
     pick,
@@ -25,7 +24,7 @@ from fastnll.kernels.jit.arithmetic import (
 from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LN2_F64, LOG8_F64
 
-__all__ = ["exp_from", "exp_range", "log1p_unit", "log_parts", "tanh", "wide"]
+__all__ = ["exp_range", "log1p_unit", "log_parts", "tanh", "wide"]
 
 LN2, LN2_LOW = LN2_F64
 _SQRT_HALF = 0x3FE6A09E667F3BCD
@@ -45,19 +44,6 @@ def exp_range(k: Any) -> Any:
     """Return (low, high, bits) for `exp_from` relative to 2^k, in the type of the float k."""
     ln2 = pick(k, LN2, LN2)
     return (k - pick(k, 127.0, 1023.0)) * ln2, (k + pick(k, 128.0, 1024.0)) * ln2, bits_of(k)
-
-
-@helper(inline=True)
-def exp_from(x: Any, low: Any, high: Any, bits: Any) -> Any:
-    """Return exp(x) 2^-k: 0 for x <= low, infinity for x >= high, NaN for NaN.
-
-    low and high are where 2^(n - k) is no longer a number. Both comparisons are false for NaN, which
-    passes.
-    """
-    x = low if x < low else x
-    x = high if x > high else x
-    t = round_shifted(x)
-    return exp_polynomial(reduce_by_ln2(unshifted(t), x)) * power(t, bits)
 
 
 @helper(inline=True)
