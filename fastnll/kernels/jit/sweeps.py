@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 types: Any = numba_types
+# Rounds whose sums are added up apart: a term that is most of the sum must not round each of the others of its lane.
+_RUN = 16
 
 
 def _exponentials(loops: Loops, x: list[Any], k: Any) -> list[Any]:
@@ -53,7 +55,7 @@ def _exp_block(keeps: bool, leaves_out: bool, shifts: bool) -> Any:
             width = loops.width
             shift = loops.all(reference) if shifts else None
             zero = loops.number(0.0)
-            sums = [loops.variable(zero) for _ in range(SIDE_BY_SIDE)]
+            sums, totals = ([loops.variable(zero) for _ in range(SIDE_BY_SIDE)] for _ in range(2))
             position = loops.variable(loops.integers(left_out))  # of what is left out, from a round's first element
 
             def put(i: Any, values: list[Any], live: Any = None) -> None:
@@ -72,16 +74,21 @@ def _exp_block(keeps: bool, leaves_out: bool, shifts: bool) -> Any:
                     passed = loops.integers(loops.intp(len(values) * width))
                     builder.store(builder.sub(builder.load(position), passed), position)
 
-            end = loops.whole(count)
-            with loops.over(loops.intp(0), end, SIDE_BY_SIDE * width) as i:
-                _ask(loops, loops.address(x_at, i), write=False)
-                logits = [loops.load(loops.address(x_at, i, q * width)) for q in range(SIDE_BY_SIDE)]
-                put(i, _exponentials(loops, logits, shift))
+            end, step = loops.whole(count), SIDE_BY_SIDE * width
+            with loops.over(loops.intp(0), end, _RUN * step) as run:
+                run_end = loops.least(builder.add(run, loops.intp(_RUN * step)), end)
+                with loops.over(run, run_end, step) as i:
+                    _ask(loops, loops.address(x_at, i), write=False)
+                    logits = [loops.load(loops.address(x_at, i, q * width)) for q in range(SIDE_BY_SIDE)]
+                    put(i, _exponentials(loops, logits, shift))
+                for part, total in zip(sums, totals, strict=True):
+                    loops.add_to(total, builder.load(part))
+                    builder.store(zero, part)
             with loops.over(end, count, width) as i:
                 live = loops.lanes("<", builder.sub(count, i))
                 logits = [loops.load_part(loops.address(x_at, i), live, -math.inf)]
                 put(i, _exponentials(loops, logits, shift), live)
-            return loops.sum([builder.load(place) for place in sums])
+            return loops.sum([builder.load(place) for place in [*totals, *sums]])
 
         return types.float64(types.intp, types.intp, types.intp, types.intp, k), codegen
 
@@ -132,8 +139,7 @@ def _sweep(formula: Callable[..., Any], summary: str, bypass: bool, reads: bool)
             start = loops.intp(0)
             if bypass:
                 gap = builder.and_(builder.neg(y_at), loops.intp(VECTOR_BYTES - 1))
-                head = builder.udiv(gap, loops.intp(loops.size))
-                start = builder.select(builder.icmp_signed("<", count, head), count, head)
+                start = loops.least(builder.udiv(gap, loops.intp(loops.size)), count)
                 one_by_one(loops.intp(0), start)
             rounds = builder.add(start, loops.whole(builder.sub(count, start)))
             with loops.over(start, rounds, SIDE_BY_SIDE * loops.width) as i:

@@ -58,6 +58,10 @@ class Loops:
         """Return how many of n elements the unrolled loop takes."""
         return self.builder.and_(n, self.intp(-SIDE_BY_SIDE * self.width))
 
+    def least(self, a: Any, b: Any) -> Any:
+        """Return the smaller of two counts."""
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
+
     @contextmanager
     def over(self, start: Any, stop: Any, step: int) -> Iterator[Any]:
         """Write the body of a loop that may not run at all."""
