@@ -23,7 +23,7 @@ GUARD = 777.0
 @numba.njit(error_model="numpy")
 def _sums(x: int, e: int, n: int, skip: int, zero: Any, k: Any) -> Any:
     return (
-        sweeps.exp_block(x, e, n, -1, zero),
+        sweeps.exp_block(x, e, n, -1, zero)[0],
         sweeps.exp_block_except(x, e, n, skip, zero),
         sweeps.kept_block(x, e, n, -1, zero),
         sweeps.kept_block_except(x, e, n, skip, zero),

@@ -8,7 +8,11 @@ import pytest
 import fastnll as fn
 from fastnll.kernels import registry
 
-pytestmark = pytest.mark.skipif(not registry.available_isas(), reason="the compiled kernels are not there")
+KERNELS = [*registry.available_isas(), "numba"]
+
+
+def _kernels(name: str) -> dict[str, str]:
+    return {"backend": name} if name == "numba" else {"isa": name}
 
 
 def _exact(x: np.ndarray) -> np.ndarray:
@@ -20,17 +24,17 @@ def _exact(x: np.ndarray) -> np.ndarray:
     return a - np.log1p(others.sum(axis=1))[:, None]
 
 
-@pytest.mark.parametrize("isa", registry.available_isas())
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("n", "v"), [(40, 2), (40, 10), (40, 48), (40, 49), (40, 1000), (20, 5000), (3, 40000)])
-def test_log_softmax_of_a_sure_class(isa: str, dtype: type, n: int, v: int) -> None:
+def test_log_softmax_of_a_sure_class(kernels: str, dtype: type, n: int, v: int) -> None:
     x = np.random.default_rng(v).standard_normal((n, v)).astype(dtype)
     x[0, v // 2] += 20
     x[1, 0] += 34
     x[2, v - 1] += 12
     want = _exact(x)
     assert -1e-9 < want[1, 0] < 0 and want[2].max() < -1e-7
-    with fn.using(isa=isa):
+    with fn.using(**_kernels(kernels)):
         got = {
             "rows": fn.log_softmax(x),
             "in place": (lambda y: fn.log_softmax(y, out=y))(x.copy()),
@@ -42,9 +46,9 @@ def test_log_softmax_of_a_sure_class(isa: str, dtype: type, n: int, v: int) -> N
         assert error.max() < 16 * np.finfo(dtype).eps, name
 
 
-@pytest.mark.parametrize("isa", registry.available_isas())
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_odd_rows_do_not_touch_their_neighbours_in_columns(isa: str, dtype: type) -> None:
+def test_odd_rows_do_not_touch_their_neighbours_in_columns(kernels: str, dtype: type) -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 37, 50)).astype(dtype)
     x[0, 3, 7] = np.inf
@@ -52,7 +56,7 @@ def test_odd_rows_do_not_touch_their_neighbours_in_columns(isa: str, dtype: type
     x[1, 5, 30] = np.nan
     t = rng.integers(0, 37, (2, 50))
     rows = np.ascontiguousarray(np.moveaxis(x, 1, 2))
-    with fn.using(isa=isa):
+    with fn.using(**_kernels(kernels)):
         for mine, plain in (
             (fn.log_softmax(x, axis=1), fn.log_softmax(rows)),
             (fn.softmax(x, axis=1), fn.softmax(rows)),

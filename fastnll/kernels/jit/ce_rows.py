@@ -68,7 +68,7 @@ def cross_entropy_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
         finish(m, lanes, state, targets)
         block = put_losses(task, r, m, lanes, state, block, work)
         if task.out != 0:
-            write_rows(task, r, m, lanes, state, work)
+            write_rows(task, r, m, lanes, state, targets, work)
         r += m
     if task.bypass:
         stores_done()

@@ -11,10 +11,10 @@ from typing import Any
 from fastnll.kernels.jit.arithmetic import pick
 from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.emit import fill_row, log_row, scale_row
-from fastnll.kernels.jit.finish import LOGIT, TOTAL, WEIGHT
+from fastnll.kernels.jit.finish import LOGIT, OWN, TOTAL, WEIGHT
 from fastnll.kernels.jit.formats import read_row, write_row
 from fastnll.kernels.jit.memory import view
-from fastnll.kernels.jit.rows import row_stats
+from fastnll.kernels.jit.rows import lead_stats, row_stats
 from fastnll.kernels.jit.vecmath import wide
 
 __all__ = ["sum_rows", "write_rows"]
@@ -22,7 +22,10 @@ __all__ = ["sum_rows", "write_rows"]
 
 @helper
 def sum_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, like: Any) -> None:
-    """Sum rows r .. r + m - 1 without their targets, and keep the terms where there is a gradient."""
+    """Sum rows r .. r + m - 1 without their targets, and keep the terms where the results are made of them.
+
+    For log_softmax the targets are what is found: classes that take most of their rows.
+    """
     n, size = task.classes, like.itemsize
     keep = 1 if task.out != 0 and task.log == 0 else 0
     e = like.ctypes.data
@@ -30,12 +33,15 @@ def sum_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, li
     i = r - o * task.inner
     for j in range(m):
         if state[WEIGHT, j] != 0.0:
-            x, t = task.x + o * task.x_outer + i * task.x_inner, targets[j]
+            x, t = task.x + o * task.x_outer + i * task.x_inner, targets[j] if task.log == 0 else -1
             if not task.direct:
                 fetched = like.ctypes.data + task.tile_at * size
                 read_row(x, task.x_class, task.x_code, view(fetched, n, like))
                 x = fetched
-            base, k, others = row_stats(x, n, t, e, keep, like)
+            if task.log != 0:
+                base, k, others, targets[j], state[OWN, j] = lead_stats(x, n, e, like)
+            else:
+                base, k, others = row_stats(x, n, t, e, keep, like)
             if t >= 0:
                 state[LOGIT, j] = wide(view(x, n, like)[t])
             if others != others:  # no distribution; the logsumexp may exist all the same
@@ -53,7 +59,7 @@ def sum_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, li
 
 
 @helper
-def write_rows(task: Any, r: int, m: int, lanes: Any, state: Any, like: Any) -> None:
+def write_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, like: Any) -> None:
     """Write rows r .. r + m - 1: terms times the factor in row 8 of `lanes`, or logits minus rows 8 and 9.
 
     Where results go past the caches, short rows are put together first: their ends are parts of lines.
@@ -75,6 +81,8 @@ def write_rows(task: Any, r: int, m: int, lanes: Any, state: Any, like: Any) -> 
                 read_row(x, task.x_class, task.x_code, view(e, n, like))
                 x = e
             log_row(x, y, n, lanes[8, j], lanes[9, j], task.bypass and not together)
+            if targets[j] >= 0:
+                view(y, n, like)[targets[j]] = pick(like, state[OWN, j], state[OWN, j])
         else:
             scale_row(e, y, n, lanes[8, j], task.bypass and not together)
         if not task.direct:

@@ -18,7 +18,7 @@ from fastnll.kernels.jit.finish import TOTAL, WEIGHT, finish_softmax, put_logsum
 from fastnll.kernels.jit.formats import read_float
 from fastnll.kernels.jit.groups import sum_rows, write_rows
 from fastnll.kernels.jit.memory import load_i64, view
-from fastnll.kernels.jit.rows import lse_pair, row_stats, row_sum
+from fastnll.kernels.jit.rows import lead_stats, lse_pair, row_stats, row_sum
 from fastnll.kernels.jit.sweeps import stores_done
 from fastnll.kernels.jit.vecmath import exp_range, wide
 
@@ -29,8 +29,12 @@ __all__ = ["gather_normalised", "gather_rows", "softmax_rows", "vjp_rows"]
 def softmax_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write softmax(x) or log_softmax(x) and the logsumexp of one row."""
     n = task.classes
-    keep = 1 if task.out != 0 and task.log == 0 else 0
-    base, k, total = row_stats(x, n, -1, terms, keep, like)
+    keep = 1 if task.out != 0 else 0
+    t, own = -1, 0.0
+    if task.log != 0:
+        base, k, total, t, own = lead_stats(x, n, terms, like)
+    else:
+        base, k, total = row_stats(x, n, -1, terms, keep, like)
     lse, rest = lse_pair(base, k, total)
     put(task.lse, task.lse_code, r, lse)
     if task.out != 0:
@@ -39,6 +43,8 @@ def softmax_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, 
         elif task.log != 0:
             high = pick(like, lse, lse)
             log_row(x, y, n, high, pick(like, (lse - high) + rest, (lse - high) + rest), False)
+            if t >= 0:
+                view(y, n, like)[t] = pick(like, own, own)
         else:
             scale_row(terms, y, n, pick(like, 1.0 / total, 1.0 / total), False)
     return 0.0
@@ -122,7 +128,7 @@ def softmax_rows(tasks: Any, start: int, stop: int, work: Any) -> None:
         finish_softmax(m, lanes, state, task.log)
         put_logsumexps(task, r, m, lanes, state, work)
         if task.out != 0:
-            write_rows(task, r, m, lanes, state, work)
+            write_rows(task, r, m, lanes, state, targets, work)
     if task.bypass:
         stores_done()
 

@@ -10,6 +10,7 @@ from fastnll.kernels.jit.compiler import helper, kernel
 from fastnll.kernels.jit.constants import FINISH_WORDS, LANES, SEGMENT
 from fastnll.kernels.jit.finish import (
     LOGIT,
+    LOSS,
     OWN,
     TOTAL,
     finish,
@@ -20,8 +21,18 @@ from fastnll.kernels.jit.finish import (
 )
 from fastnll.kernels.jit.finish import start as start_lanes
 from fastnll.kernels.jit.formats import read_float
-from fastnll.kernels.jit.lanes import add_segment, add_terms, load_tile, scale_tile, store_tile, subtract_tile
+from fastnll.kernels.jit.lanes import (
+    add_all_but_largest,
+    add_segment,
+    add_terms,
+    load_tile,
+    scale_tile,
+    store_tile,
+    subtract_tile,
+)
 from fastnll.kernels.jit.memory import view
+from fastnll.kernels.jit.rows import nll, target_term
+from fastnll.kernels.jit.vecmath import wide
 
 __all__ = ["cross_entropy_lanes", "softmax_lanes"]
 
@@ -36,6 +47,33 @@ def _scratch(work: Any) -> tuple[Any, Any, Any, Any, Any]:
     for i in range(tile.size):
         tile[i] = pick(work, 0.0, 0.0)
     return tile, view(at + SEGMENT * LANES * work.itemsize, SEGMENT, work), lanes, state, targets
+
+
+@helper
+def _find_leads(task: Any, r: int, m: int, tile: Any, row: Any, lanes: Any, state: Any) -> None:
+    """Put the logits of classes that take more than half of their rows into row 5, and their results into row 6.
+
+    The tile holds the terms where they are one segment. See `rows.lead_stats`.
+    """
+    found = False
+    for j in range(m):
+        lead = wide(lanes[0, j]) - state[LOSS, j] > -0.69
+        found = found or lead
+        lanes[5, j] = lanes[0, j] if lead else pick(lanes, math.nan, math.nan)
+    if not found:
+        return
+    n, others = task.classes, state[OWN]
+    for j in range(LANES):
+        others[j], lanes[6, j] = 0.0, 0.0
+    for first in range(0, n, SEGMENT):
+        count = min(SEGMENT, n - first)
+        if n > SEGMENT:
+            load_tile(task, r, m, first, count, tile, row)
+            add_terms(tile, count, lanes)
+        add_all_but_largest(tile, count, lanes, others)
+    for j in range(m):
+        x_t, base, k = wide(lanes[0, j]), wide(lanes[2, j]), wide(lanes[1, j])
+        lanes[6, j] = -nll(others[j], target_term(x_t, base, k), x_t, base, k)
 
 
 @kernel
@@ -57,12 +95,14 @@ def softmax_lanes(tasks: Any, start: int, stop: int, work: Any) -> None:
         put_logsumexps(task, r, m, lanes, state, work)
         if task.out == 0:
             continue
+        if task.log != 0:
+            _find_leads(task, r, m, tile, row, lanes, state)
         for first in range(0, n, SEGMENT):
             count = min(SEGMENT, n - first)
             if task.log != 0 or n > SEGMENT:
                 load_tile(task, r, m, first, count, tile, row)
             if task.log != 0:
-                subtract_tile(tile, count, lanes[8], lanes[9])
+                subtract_tile(tile, count, lanes[8], lanes[9], lanes[5], lanes[6])
             else:
                 if n > SEGMENT:
                     add_terms(tile, count, lanes)

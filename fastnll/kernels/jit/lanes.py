@@ -22,7 +22,7 @@ from fastnll.kernels.jit.memory import prefetch_read, prefetch_write, view
 from fastnll.kernels.jit.rows import LIMITS, exp64
 from fastnll.kernels.jit.vecmath import LN2, exp_range, wide
 
-__all__ = ["add_segment", "add_terms", "load_tile", "scale_tile", "store_tile", "subtract_tile"]
+__all__ = ["add_all_but_largest", "add_segment", "add_terms", "load_tile", "scale_tile", "store_tile", "subtract_tile"]
 
 # Terms added one after the other in the compute dtype; such sums are added in float64.
 _ADDED = 32
@@ -174,9 +174,28 @@ def scale_tile(tile: Any, n: int, factor: Any) -> None:
 
 
 @helper
-def subtract_tile(tile: Any, n: int, high: Any, low: Any) -> None:
-    """Subtract each lane's (high + low)."""
+def add_all_but_largest(tile: Any, n: int, lanes: Any, others: Any) -> None:
+    """Add each lane's terms but the largest so far, which is in row 6, to `others`."""
+    widest()
+    zero = pick(lanes, 0.0, 0.0)
+    s, largest = lanes[7], lanes[6]
+    for first in range(0, n, _ADDED):
+        for j in range(LANES):
+            s[j] = zero
+        for v in range(first, min(first + _ADDED, n)):
+            for j in range(LANES):
+                term, top = tile[v * LANES + j], largest[j]
+                s[j] += term if term < top else top
+                largest[j] = top if term < top else term
+        for j in range(LANES):
+            others[j] += s[j]
+
+
+@helper
+def subtract_tile(tile: Any, n: int, high: Any, low: Any, top: Any, own: Any) -> None:
+    """Subtract each lane's (high + low); where a lane's element is `top`, the result is `own`."""
     widest()
     for v in range(n):
         for j in range(LANES):
-            tile[v * LANES + j] = minus_pair(tile[v * LANES + j], high[j], low[j])
+            x = tile[v * LANES + j]
+            tile[v * LANES + j] = own[j] if x == top[j] else minus_pair(x, high[j], low[j])

@@ -21,7 +21,7 @@ from fastnll.kernels.jit.memory import view
 from fastnll.kernels.jit.sweeps import exp_block, exp_block_except, kept_block, kept_block_except, shifted_block
 from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_range, log1p_unit, log_parts, wide
 
-__all__ = ["LIMITS", "exp64", "lse_pair", "nll", "row_max", "row_stats", "row_sum", "target_term"]
+__all__ = ["LIMITS", "exp64", "lead_stats", "lse_pair", "nll", "row_max", "row_stats", "row_sum", "target_term"]
 
 # Largest |x| for which x - n ln 2 is exact to an ulp of the reduced argument, in float32 and float64.
 LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
@@ -65,11 +65,14 @@ def row_max(x: int, n: int, like: Any) -> Any:
 
 
 @helper
-def _exp_sum(x: int, n: int, t: int, e: int, keep: int, like: Any) -> float:
-    """Return sum_{v != t} exp(x_v) in float64, block by block; with ``keep`` 1 the terms go to e, 0 at t."""
+def _exp_sum(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[float, float]:
+    """Return sum_{v != t} exp(x_v) in float64, block by block; with ``keep`` 1 the terms go to e, 0 at t.
+
+    Where nothing is left out or kept, the second number is above half of the sum if one term is.
+    """
     size = like.itemsize
     zero = pick(like, 0.0, 0.0)
-    total = 0.0
+    total = most = 0.0
     for b in range(0, n, BLOCK):
         m = min(BLOCK, n - b)
         x_at, e_at = x + b * size, e + b * size
@@ -81,8 +84,10 @@ def _exp_sum(x: int, n: int, t: int, e: int, keep: int, like: Any) -> float:
         elif keep:
             total += kept_block(x_at, e_at, m, -1, zero)
         else:
-            total += exp_block(x_at, e_at, m, -1, zero)
-    return total
+            part, largest = exp_block(x_at, e_at, m, -1, zero)
+            total += part
+            most = max(most, largest)
+    return total, most
 
 
 @helper
@@ -96,6 +101,29 @@ def _shifted_sum(x: int, n: int, t: int, e: int, keep: int, k: Any, like: Any) -
 
 
 @helper
+def _stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[float, float, float, float]:
+    """Return `row_stats`, and a number above half of the total if one term is (t negative, `keep` 0)."""
+    row = view(x, n, like)
+    single = like.itemsize == 4
+    least, most = (_LEAST[0], _MOST[0]) if single else (_LEAST[1], _MOST[1])
+    top = _TOP[0] if single else _TOP[1]
+    total, largest = _exp_sum(x, n, t, e, keep, like)
+    own = row[max(t, 0)]  # after the sum: before, nothing would have fetched it yet
+    if least <= total < top and own < most and n > 1:
+        return 0.0, 0.0, total, largest
+    if own != own:
+        return math.nan, 0.0, math.nan, 0.0  # the one element that no sum meets
+    ref = row_max(x, n, like)
+    if n > 1 and abs(ref) <= pick(like, LIMITS[0], LIMITS[1]):
+        k = unshifted(round_shifted(ref))
+        total = _shifted_sum(x, n, t, e, keep, k, like)
+        if total < top:
+            return 0.0, wide(k), total, total
+    base, k64, total = _careful_stats(x, n, t, e, keep, like)
+    return base, k64, total, total
+
+
+@helper(inline=True)
 def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[float, float, float]:
     """Return the state (base, k, total) of a row without its element t (none where negative).
 
@@ -107,23 +135,28 @@ def row_stats(x: int, n: int, t: int, e: int, keep: int, like: Any) -> tuple[flo
     e : int
         Address of n elements (`keep` 1) or `BLOCK` (`keep` 0) for the terms; 0 at t.
     """
-    row = view(x, n, like)
-    single = like.itemsize == 4
-    least, most = (_LEAST[0], _MOST[0]) if single else (_LEAST[1], _MOST[1])
-    top = _TOP[0] if single else _TOP[1]
-    total = _exp_sum(x, n, t, e, keep, like)
-    own = row[max(t, 0)]  # after the sum: before, nothing would have fetched it yet
-    if least <= total < top and own < most and n > 1:
-        return 0.0, 0.0, total
-    if own != own:
-        return math.nan, 0.0, math.nan  # the one element that no sum meets
-    ref = row_max(x, n, like)
-    if n > 1 and abs(ref) <= pick(like, LIMITS[0], LIMITS[1]):
-        k = unshifted(round_shifted(ref))
-        total = _shifted_sum(x, n, t, e, keep, k, like)
-        if total < top:
-            return 0.0, wide(k), total
-    return _careful_stats(x, n, t, e, keep, like)
+    base, k, total, _ = _stats(x, n, t, e, keep, like)
+    return base, k, total
+
+
+@helper
+def lead_stats(x: int, n: int, e: int, like: Any) -> tuple[float, float, float, int, float]:
+    """Return the state of a row, and a class that takes more than half of it with its log-probability, or -1.
+
+    That is -log1p(others / its own): a logsumexp, rounded, cannot give it where it is near 0.
+    """
+    base, k, total, most = _stats(x, n, -1, e, 0, like)
+    if not most > 0.5 * total:
+        return base, k, total, -1, 0.0
+    top = row_max(x, n, like)
+    if not target_term(wide(top), base, k) > 0.5 * total:
+        return base, k, total, -1, 0.0
+    row, t = view(x, n, like), 0
+    while row[t] != top:
+        t += 1
+    base, k, others = row_stats(x, n, t, e, 0, like)
+    e_t = target_term(wide(top), base, k)
+    return base, k, others + e_t, t, -nll(others, e_t, wide(top), base, k)
 
 
 @helper

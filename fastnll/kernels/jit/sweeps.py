@@ -88,15 +88,21 @@ def _exp_block(keeps: bool, leaves_out: bool, shifts: bool) -> Any:
                 live = loops.lanes("<", builder.sub(count, i))
                 logits = [loops.load_part(loops.address(x_at, i), live, -math.inf)]
                 put(i, _exponentials(loops, logits, shift), live)
-            return loops.sum([builder.load(place) for place in [*totals, *sums]])
+            lanes = [builder.fadd(*map(builder.load, pair)) for pair in zip(totals, sums, strict=True)]
+            total = loops.sum(lanes)
+            return context.make_tuple(builder, pair, (total, loops.largest(lanes))) if measures else total
 
-        return types.float64(types.intp, types.intp, types.intp, types.intp, k), codegen
+        measures = not (keeps or leaves_out)
+        pair = types.UniTuple(types.float64, 2)
+        return (pair if measures else types.float64)(types.intp, types.intp, types.intp, types.intp, k), codegen
 
     block.__doc__ = "Return the sum of exp(x){} of n elements in float64{}{}.".format(
         " 2^-k" if shifts else "",
         " without element `skip`" if leaves_out else "",
         ", and write the terms to e, 0 for what is left out" if keeps else "",
     )
+    if not (keeps or leaves_out):
+        block.__doc__ += " The second number is above half of it if one element is."
     return block
 
 

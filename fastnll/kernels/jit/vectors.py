@@ -7,7 +7,7 @@ Vectors are as long as the CPU's widest register.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,17 +125,28 @@ class Loops:
     def _masked(self, name: str, result: Any, arguments: list[Any]) -> Any:
         return exponential.call(self.builder, f"llvm.masked.{name}.v{self.width}f{8 * self.size}.p0", result, arguments)
 
-    def sum(self, values: list[Any]) -> Any:
-        """Return the sum of all lanes in float64."""
+    def _halved(self, value: Any, operation: Callable[[Any, Any], Any]) -> Any:
+        """Return what an operation makes of all lanes of a vector."""
         b = self.builder
-        while len(values) > 1:
-            values = [b.fadd(*values[i : i + 2]) for i in range(0, len(values), 2)]
-        wide = values[0]
-        if self.size == 4:
-            wide = b.fpext(wide, ir.VectorType(ir.DoubleType(), self.width))
-        while wide.type.count > 1:
-            half = wide.type.count // 2
+        while value.type.count > 1:
+            half = value.type.count // 2
             kind = ir.VectorType(ir.IntType(32), half)
             parts = [ir.Constant(kind, list(range(at, at + half))) for at in (0, half)]
-            wide = b.fadd(*[b.shuffle_vector(wide, wide, part) for part in parts])
-        return b.extract_element(wide, ir.IntType(32)(0))
+            value = operation(*[b.shuffle_vector(value, value, part) for part in parts])
+        return b.extract_element(value, ir.IntType(32)(0))
+
+    def _wide(self, value: Any) -> Any:
+        return self.builder.fpext(value, ir.VectorType(ir.DoubleType(), self.width)) if self.size == 4 else value
+
+    def sum(self, values: list[Any]) -> Any:
+        """Return the sum of all lanes in float64."""
+        while len(values) > 1:
+            values = [self.builder.fadd(*values[i : i + 2]) for i in range(0, len(values), 2)]
+        return self._halved(self._wide(values[0]), self.builder.fadd)
+
+    def largest(self, values: list[Any]) -> Any:
+        """Return the largest of all lanes in float64; with NaN among them, it or NaN."""
+        greatest = values[0]
+        for value in values[1:]:
+            greatest = exponential.maximum(self.builder, greatest, value)
+        return self._halved(self._wide(greatest), lambda a, b: exponential.maximum(self.builder, a, b))
