@@ -315,7 +315,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     large = v > FNLL_STACK or n * v > SMALL_ELEMENTS
     if large and events.active is not None:  # whoever profiles wants to know more of it
         return None
-    fnll_scan(&c.t, code, 1, n, v, 1, -100, &ignored, &bad, &first)
+    _tables[_n_tables - 1].scan(&c.t, code, 1, n, v, 1, -100, &ignored, &bad, &first)
     if ignored or bad:
         return None
     if with_grad:
@@ -359,6 +359,7 @@ def scan_targets(targets, n_classes, ignore, threads=1):
     cdef int64_t found[3]
     cdef int code = _integer_codes[targets.dtype], has = ignore is not None, many = threads, done
     cdef tuple shape
+    cdef const fnll_table *table
     if targets.ndim > 2:
         targets = targets.reshape(-1, targets.shape[targets.ndim - 1])  # wraparound is off
     elif targets.ndim < 2:
@@ -373,8 +374,9 @@ def scan_targets(targets, n_classes, ignore, threads=1):
         has = info.min <= ignore <= info.max
         skip = ignore if has and ignore <= info.max and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
     _fill(&t, targets, False)
+    table = _table()
     with nogil:
-        done = fnll_run_scan(&t, code, size, outer, inner, v, has, skip, many, found)
+        done = fnll_run_scan(table, &t, code, size, outer, inner, v, has, skip, many, found)
     if not done:
         raise MemoryError()
     return TargetScan(found[0], found[1], found[2])

@@ -59,10 +59,10 @@ cdef extern from "native.h" nogil:
         const char *name
         int vector_bytes
         fnll_kernels storage[4]
+        void (*scan)(const fnll_array *, int, int64_t, int64_t, int64_t, int, int64_t, int64_t *, int64_t *, int64_t *) noexcept nogil
 
     int fnll_tables(const fnll_table **, int)
-    void fnll_scan(const fnll_array *, int, int64_t, int64_t, int64_t, int, int64_t, int64_t *, int64_t *, int64_t *)
     int fnll_run(const fnll_kernels *, const fnll_task *, int, int, double *)
     int fnll_run_vjp(const fnll_kernels *, const fnll_task *, int, int, int)
     void fnll_run_sgd(const fnll_kernels *, const fnll_sgd *, char *, const char *, char *, int64_t, int64_t, int)
-    int fnll_run_scan(const fnll_array *, int, int64_t, int64_t, int64_t, int64_t, int, int64_t, int, int64_t *)
+    int fnll_run_scan(const fnll_table *, const fnll_array *, int, int64_t, int64_t, int64_t, int64_t, int, int64_t, int, int64_t *)

@@ -179,11 +179,11 @@ void fnll_run_sgd(const fnll_kernels *kernels, const fnll_sgd *u, char *param, c
     }
 }
 
-int fnll_run_scan(const fnll_array *t, int code, int64_t itemsize, int64_t outer, int64_t inner, int64_t v, int has_ignore,
-                  int64_t ignore, int threads, int64_t found[3]) {
+int fnll_run_scan(const fnll_table *table, const fnll_array *t, int code, int64_t itemsize, int64_t outer, int64_t inner, int64_t v,
+                  int has_ignore, int64_t ignore, int threads, int64_t found[3]) {
     const int64_t rows = 1 << 16, parts = (inner + rows - 1) / rows;
     if (threads == 1 || outer != 1 || parts < 2) {
-        fnll_scan(t, code, outer, inner, v, has_ignore, ignore, &found[0], &found[1], &found[2]);
+        table->scan(t, code, outer, inner, v, has_ignore, ignore, &found[0], &found[1], &found[2]);
         return 1;
     }
     int64_t *each = malloc((size_t)(3 * parts) * sizeof *each);
@@ -192,7 +192,8 @@ int fnll_run_scan(const fnll_array *t, int code, int64_t itemsize, int64_t outer
     for (int64_t i = 0; i < parts; i++) {
         fnll_array part = *t;
         part.p = (char *)t->p + i * rows * t->inner * itemsize;
-        fnll_scan(&part, code, 1, least(rows, inner - i * rows), v, has_ignore, ignore, each + 3 * i, each + 3 * i + 1, each + 3 * i + 2);
+        table->scan(&part, code, 1, least(rows, inner - i * rows), v, has_ignore, ignore, each + 3 * i, each + 3 * i + 1,
+                    each + 3 * i + 2);
     }
     /* The first bad one is that of the first part with any. */
     found[0] = found[1] = 0, found[2] = -1;

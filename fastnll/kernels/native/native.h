@@ -93,6 +93,9 @@ typedef struct {
     const char *name;
     int vector_bytes;
     fnll_kernels storage[FNLL_STORAGES];
+    /* Counts ignored targets and those outside 0 .. v-1; first is the first of the latter, or -1. */
+    void (*scan)(const fnll_array *t, int code, int64_t outer, int64_t inner, int64_t v, int has_ignore, int64_t ignore,
+                 int64_t *n_ignored, int64_t *n_bad, int64_t *first);
 } fnll_table;
 
 #define FNLL_COEFFICIENTS 9
@@ -104,14 +107,11 @@ int fnll_run_vjp(const fnll_kernels *, const fnll_task *, int log, int itemsize,
 void fnll_run_sgd(const fnll_kernels *, const fnll_sgd *, char *param, const char *grad, char *buffer, int64_t n, int64_t itemsize,
                   int threads);
 /* found: how many targets are ignored, how many are outside 0 .. v-1, the first of these or -1. */
-int fnll_run_scan(const fnll_array *t, int code, int64_t itemsize, int64_t outer, int64_t inner, int64_t v, int has_ignore,
+int fnll_run_scan(const fnll_table *, const fnll_array *t, int code, int64_t itemsize, int64_t outer, int64_t inner, int64_t v, int has_ignore,
                   int64_t ignore, int threads, int64_t found[3]);
 
 /* The tables this machine can run, the best last; fills at most `most` and returns how many there are. */
 int fnll_tables(const fnll_table **tables, int most);
-/* Counts ignored targets and those outside 0 .. v-1; first is the first of the latter, or -1. */
-void fnll_scan(const fnll_array *t, int code, int64_t outer, int64_t inner, int64_t v, int has_ignore,
-               int64_t ignore, int64_t *n_ignored, int64_t *n_bad, int64_t *first);
 /* Bytes of scratch of a row. */
 int64_t fnll_row_scratch(int64_t v);
 #ifdef _OPENMP

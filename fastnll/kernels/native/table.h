@@ -53,5 +53,6 @@ const fnll_kernels BF16_ALONE = KERNELS(bf16);
 #define S_NEG_INF 0xfc00
 #include "storage_all.h"
 
-const fnll_table TABLE = {TABLE_NAME, VBYTES, {KERNELS(f64), KERNELS(f32), KERNELS(bf16), KERNELS(f16)}};
+#include "scan.h"
+const fnll_table TABLE = {TABLE_NAME, VBYTES, {KERNELS(f64), KERNELS(f32), KERNELS(bf16), KERNELS(f16)}, scan_targets};
 #endif
