@@ -134,14 +134,29 @@ class LossOptions:
 
     @classmethod
     def make(cls, options: dict[str, Any]) -> LossOptions:
-        """Return checked options from keyword arguments; the defaults cost nothing."""
+        """Return checked options from keyword arguments; the defaults cost nothing, those of an earlier call little."""
         if not options:
             return DEFAULTS
-        _known(options)
-        return cls(**options)
+        # Values that nobody can change. The types are part of it: True, 1 and 1.0 are equal, and not all are allowed.
+        types = tuple(map(type, options.values()))
+        if not _PLAIN.issuperset(types):
+            _known(options)
+            return cls(**options)
+        key = (types, tuple(options.items()))
+        found = _checked.get(key)
+        if found is None:
+            _known(options)
+            found = cls(**options)
+            if len(_checked) >= _REMEMBERED:  # an option that changes with every step
+                _checked.clear()
+            _checked[key] = found
+        return found
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(LossOptions))
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_REMEMBERED = 128
+_checked: dict[Any, LossOptions] = {}
 
 
 def _known(options: Iterable[str]) -> None:

@@ -208,6 +208,8 @@ def _rest() -> Iterator[Case]:
             yield Case("mid-axis", op, shape, quick, mode=mode, axis=1)
     for op, mode in ((value, "value"), (grad, "fresh"), (grad, "out"), ("log_softmax", "out")):
         yield Case("call", op, (8, 10), (8, 10), mode=mode)
+    for op, mode in ((value, "value"), (grad, "fresh")):  # a classifier's batch
+        yield Case("call", op, (256, 10), (256, 10), mode=mode)
     for n, v, few in ((65536, 256, 64), (1024, 32000, 3)):
         for op, mode in ((value, "value"), (grad, "inplace"), (grad, "out"), ("log_softmax", "out")):
             yield Case("f64", op, (n, v), (few, v), "float64", mode)

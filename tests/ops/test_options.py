@@ -11,6 +11,7 @@ import pytest
 
 import fastnll as fn
 from fastnll.errors import FastnllError, OptionError, ShapeError
+from fastnll.options import LossOptions
 from tests.cases import DTYPES, FULL, Engine, make_case
 from tests.ops.losses import by_loss
 from tests.ops.oracle import assert_same_bits, assert_within
@@ -109,3 +110,30 @@ def test_wrong_grad_output(engine: Engine) -> None:
         fn.cross_entropy_value_and_grad(x, t, grad_output="one")
     with pytest.raises(FastnllError, match="grad_output"):
         fn.cross_entropy_value_and_grad(x, t, grad_output=1j)
+
+
+def test_options_are_remembered_by_value_and_type() -> None:
+    first = LossOptions.make({"reduction": "sum", "label_smoothing": 0.25})
+    assert LossOptions.make({"reduction": "sum", "label_smoothing": 0.25}) is first
+    assert LossOptions.make({"shift": 1}).shift == 1
+    # Equal to what was allowed a moment ago, and not allowed.
+    for wrong in (True, 1.0):
+        with pytest.raises(fn.OptionError, match="shift"):
+            LossOptions.make({"shift": wrong})
+    with pytest.raises(fn.OptionError, match="label_smoothing"):
+        LossOptions.make({"label_smoothing": True})
+    for _ in range(2):  # what was refused is refused again
+        with pytest.raises(fn.OptionError, match="temperature"):
+            LossOptions.make({"temperature": 0.0})
+        with pytest.raises(TypeError, match="unexpected option 'smoothing'"):
+            LossOptions.make({"smoothing": 0.1})
+    for step in range(1000):  # a schedule
+        assert LossOptions.make({"temperature": 1.0 + step}).temperature == 1.0 + step
+
+
+def test_options_that_can_change_are_not_remembered() -> None:
+    weight = np.array([1.0, 1.0, 1.0])
+    x, t = np.zeros((1, 3)), np.array([0])
+    assert fn.cross_entropy(x, t, weight=weight, reduction="sum") == pytest.approx(np.log(3))
+    weight[0] = 2.0
+    assert fn.cross_entropy(x, t, weight=weight, reduction="sum") == pytest.approx(2 * np.log(3))

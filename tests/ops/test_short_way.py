@@ -25,7 +25,23 @@ def general(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(1, 2), (8, 10), (64, 100), (65, 10), (3, 2048), (3, 2731), (1, 128256), (64, 2000)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 2),
+        (8, 10),
+        (64, 100),
+        (65, 10),
+        (200, 7),
+        (4096, 10),
+        (4097, 10),
+        (300, 1000),
+        (3, 2048),
+        (3, 2731),
+        (1, 128256),
+        (64, 2000),
+    ],
+)
 def test_it_gives_the_bits_of_the_general_way(shape: tuple[int, int], dtype: type) -> None:
     x, t = batch(*shape, dtype)
     loss, grad = general(x, t)

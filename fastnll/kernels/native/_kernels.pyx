@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from fastnll.kernels.native._native cimport *
 
+import math
 import os
 
 import numpy as np
@@ -28,13 +29,17 @@ cdef enum:
     # Largest batch that the short way in runs at once, on the calling thread, and the largest that it takes.
     SMALL_ELEMENTS = 8192
     SHORT_ELEMENTS = 1 << 20
+    SHORT_BLOCKS = 64
 
 cdef const fnll_table *_tables[MAX_TABLES]
 cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
 cdef dict _table_index = {_tables[i].name.decode(): i for i in range(_n_tables)}
 cdef object _int64 = np.dtype(np.int64)
 cdef bint _default_env = not (os.environ.get("FASTNLL_BACKEND") or os.environ.get("FASTNLL_ISA"))
+cdef object _float32 = np.dtype(np.float32)
+cdef object _float64 = np.dtype(np.float64)
 cdef dict _integer_codes = {np.dtype(name): code for code, name in enumerate(INTEGERS)}
+cdef list _integer_ranges = [(np.iinfo(name).min, np.iinfo(name).max) for name in INTEGERS]
 
 
 cdef int _float_code(object dtype) except -1:
@@ -83,10 +88,19 @@ cdef object _double(object a):
 
 
 cdef int _copy_back(object a, object buffer) except -1:
-    if buffer is not a:
-        # Losses beyond float32 become inf, as they would have been there.
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            a[...] = buffer
+    """Round a float64 buffer to the array it stands for; losses beyond float32 become inf, as they would have been there."""
+    cdef const double *wide
+    cdef float *rounded
+    cdef int64_t i, n
+    if buffer is a:
+        return 0
+    if a.dtype is _float32 and a.flags.c_contiguous:
+        wide, rounded, n = <const double *>_pointer(buffer), <float *>_pointer(a), a.size
+        for i in range(n):
+            rounded[i] = <float>wide[i]
+        return 0
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        a[...] = buffer
     return 0
 
 
@@ -250,16 +264,26 @@ def sgd_update(task):
 
 cdef object _pinned_get = config.settings.get
 cdef object _unpinned = config.settings.get()
-cdef object _float32 = np.dtype(np.float32)
-cdef object _float64 = np.dtype(np.float64)
 cdef object _empty_like = np.empty_like
 cdef object _ndarray = np.ndarray
 cdef object _lend = buffers.pool.empty
 cdef object _threads_for = config.threads_for
+cdef object _fsum = math.fsum
+
+
+cdef double _sum_blocks(const double *sums, int64_t count) except? -1.0:
+    """Return the sum that `fastnll.ops` makes of block sums."""
+    cdef double total = 0.0
+    cdef int64_t b
+    for b in range(count):
+        total += sums[b]
+    if count < 2 or total - total != 0.0:
+        return total
+    return _fsum([sums[b] for b in range(count)])
 
 
 def small_cross_entropy(logits, targets, bint with_grad, out):
-    """Return (loss, gradient) of a batch of few rows under default options, or None for whatever is not that.
+    """Return (loss, gradient) of a batch of some rows under default options, or None for whatever is not that.
 
     A small batch takes well under a microsecond, one row of a large vocabulary about twenty, all of the checks of the
     general path about fifteen: this path takes only calls that need none of them, plain C-ordered (N, V) arrays with
@@ -269,7 +293,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     cdef Py_buffer view
     cdef int64_t n, v, size, ignored = 0, bad = 0, first = -1
     cdef int code, i
-    cdef double total
+    cdef double sums[SHORT_BLOCKS]
     cdef char *start
     cdef char *end
     cdef bint large
@@ -301,7 +325,7 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     else:
         n = 0
     PyBuffer_Release(&view)
-    if n == 0 or n > FNLL_ROWS:  # one block of rows: its sum is the sum
+    if n == 0 or n > SHORT_BLOCKS * FNLL_ROWS:
         return None
     PyObject_GetBuffer(logits, &view, PyBUF_STRIDES)
     c.x.p = view.buf
@@ -346,10 +370,10 @@ def small_cross_entropy(logits, targets, bint with_grad, out):
     c.grad_scale = 1.0 / n
     kernels = &_tables[_n_tables - 1].storage[i]
     if large:
-        _run(kernels, &c, 4 if i == 1 else 8, _threads_for(n * v), &total)
+        _run(kernels, &c, 4 if i == 1 else 8, _threads_for(n * v), sums)
     else:
-        fnll_run(kernels, &c, 4 if i == 1 else 8, 1, &total)
-    return total / n, out
+        fnll_run(kernels, &c, 4 if i == 1 else 8, 1, sums)
+    return _sum_blocks(sums, (n + FNLL_ROWS - 1) // FNLL_ROWS) / n, out
 
 
 def scan_targets(targets, n_classes, ignore, threads=1):
@@ -370,9 +394,9 @@ def scan_targets(targets, n_classes, ignore, threads=1):
         return TargetScan(0, 0, -1)
     if has:
         # An id outside the targets' own range marks nothing.
-        info = np.iinfo(targets.dtype)
-        has = info.min <= ignore <= info.max
-        skip = ignore if has and ignore <= info.max and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
+        least, most = _integer_ranges[code]
+        has = least <= ignore <= most
+        skip = ignore if has and code != 6 else (<int64_t><unsigned long long>ignore if has else 0)
     _fill(&t, targets, False)
     table = _table()
     with nogil:
