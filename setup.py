@@ -28,7 +28,7 @@ extensions = [
     Extension(
         "fastnll.kernels.native._kernels",
         [f"{NATIVE}/_kernels.pyx", *(f"{NATIVE}/{name}.c" for name in SOURCES)],
-        depends=glob.glob(f"{NATIVE}/*.h") + glob.glob(f"{NATIVE}/*.pxd"),
+        depends=glob.glob(f"{NATIVE}/*.h") + glob.glob(f"{NATIVE}/*.px[di]"),
         include_dirs=[NATIVE],
         extra_compile_args=flags,
         extra_link_args=link,

@@ -53,7 +53,7 @@ def offers(folder: Path, script: str, *words: str) -> set[str]:
         (["completion", ""], {"bash", "zsh"}),
         (["--v"], {"--version"}),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(sorted(words) if isinstance(words, set) else words),
 )
 def test_bash_offers(tmp_path: Path, words: list[str], expected: set[str]) -> None:
     (tmp_path / "book one.txt").write_text("x")

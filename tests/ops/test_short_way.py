@@ -126,3 +126,63 @@ def test_targets_inside_the_logits_are_read_before_they_are_overwritten() -> Non
     loss, grad = general(copy, inside.copy())
     assert fn.cross_entropy_value_and_grad(x, inside, out=x)[0] == loss
     np.testing.assert_array_equal(x, grad)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(7,), (2,), (8, 10), (3, 4, 5), (70, 100), (1, 128256), (2, 3, 2731), (300, 1000)])
+def test_softmax_gives_the_bits_of_the_general_way(shape: tuple[int, ...], dtype: type) -> None:
+    x = np.random.default_rng(len(shape)).standard_normal(shape).astype(dtype)
+    x.reshape(-1)[::7] = -np.inf
+    x.reshape(-1)[-1] = 50.0
+    last = x.ndim - 1
+    for op in (fn.softmax, fn.log_softmax):
+        want = op(x, axis=last)
+        short = op(x)
+        assert short is not x
+        assert short.dtype == want.dtype
+        np.testing.assert_array_equal(short, want)
+        out = np.empty_like(x)
+        assert op(x, out=out) is out
+        np.testing.assert_array_equal(out, want)
+        inplace = x.copy()
+        assert op(inplace, out=inplace) is inplace
+        np.testing.assert_array_equal(inplace, want)
+    lse, want = fn.logsumexp(x), fn.logsumexp(x, axis=last)
+    assert type(lse) is type(want)
+    assert lse.dtype == want.dtype
+    np.testing.assert_array_equal(lse, want)
+
+
+class _Subclass(np.ndarray):
+    pass
+
+
+def test_softmax_that_is_not_plain_gets_the_general_answers() -> None:
+    x, _ = batch(8, 10)
+    want, lse = fn.log_softmax(x, axis=1), fn.logsumexp(x, axis=1)
+    for same in (np.repeat(x, 2, axis=1)[:, ::2], np.asfortranarray(x), x.tolist(), x.astype(">f4"), x.view(_Subclass)):
+        np.testing.assert_allclose(fn.log_softmax(same), want, rtol=1e-5)
+        np.testing.assert_allclose(fn.logsumexp(same), lse, rtol=1e-5)
+    memory = np.empty(90, np.float32)
+    inside, shifted = memory[:80].reshape(8, 10), memory[10:].reshape(8, 10)
+    inside[...] = x
+    np.testing.assert_array_equal(fn.log_softmax(inside, out=shifted), want)
+    locked = x.copy()
+    locked.flags.writeable = False
+    np.testing.assert_array_equal(fn.log_softmax(locked), want)
+    for out, error in (
+        (locked, fn.DTypeError),
+        (np.empty((8, 10)), fn.DTypeError),
+        (np.empty((10, 8), np.float32), fn.ShapeError),
+    ):
+        with pytest.raises(error, match="out"):
+            fn.log_softmax(locked, out=out)
+    assert fn.softmax(np.float32([[3.0]])).tolist() == [[1.0]]
+    assert fn.softmax(np.empty((0, 4), np.float32)).shape == (0, 4)
+    assert fn.logsumexp(np.empty((0, 4), np.float32)).shape == (0,)
+    with pytest.raises(fn.ShapeError):
+        fn.softmax(np.empty((4, 0), np.float32))
+    with pytest.raises(fn.ShapeError):
+        fn.softmax(np.float32(3.0))
+    with fn.using(backend="reference"):
+        np.testing.assert_allclose(fn.log_softmax(x), want, rtol=1e-5)

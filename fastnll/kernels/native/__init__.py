@@ -7,6 +7,8 @@ from fastnll.kernels.native._kernels import (
     scan_targets,
     sgd_update,
     small_cross_entropy,
+    small_logsumexp,
+    small_softmax,
     softmax,
     softmax_vjp,
 )
@@ -38,6 +40,8 @@ __all__ = [
     "scan_targets",
     "sgd_update",
     "small_cross_entropy",
+    "small_logsumexp",
+    "small_softmax",
     "softmax",
     "softmax_vjp",
 ]

@@ -26,10 +26,6 @@ cdef enum:
     # Rows shorter than this share too many lines with their neighbours, unless they start on line boundaries.
     STREAM_ROW = 1 << 12
     STREAM_ALIGNED_ROW = 1 << 9
-    # Largest batch that the short way in runs at once, on the calling thread, and the largest that it takes.
-    SMALL_ELEMENTS = 8192
-    SHORT_ELEMENTS = 1 << 20
-    SHORT_BLOCKS = 64
 
 cdef const fnll_table *_tables[MAX_TABLES]
 cdef int _n_tables = fnll_tables(_tables, MAX_TABLES)
@@ -262,120 +258,6 @@ def sgd_update(task):
         fnll_run_sgd(kernels, &u, param, grad, buffer, n, size, threads)
 
 
-cdef object _pinned_get = config.settings.get
-cdef object _unpinned = config.settings.get()
-cdef object _empty_like = np.empty_like
-cdef object _ndarray = np.ndarray
-cdef object _lend = buffers.pool.empty
-cdef object _threads_for = config.threads_for
-cdef object _fsum = math.fsum
-
-
-cdef double _sum_blocks(const double *sums, int64_t count) except? -1.0:
-    """Return the sum that `fastnll.ops` makes of block sums."""
-    cdef double total = 0.0
-    cdef int64_t b
-    for b in range(count):
-        total += sums[b]
-    if count < 2 or total - total != 0.0:
-        return total
-    return _fsum([sums[b] for b in range(count)])
-
-
-def small_cross_entropy(logits, targets, bint with_grad, out):
-    """Return (loss, gradient) of a batch of some rows under default options, or None for whatever is not that.
-
-    A small batch takes well under a microsecond, one row of a large vocabulary about twenty, all of the checks of the
-    general path about fifteen: this path takes only calls that need none of them, plain C-ordered (N, V) arrays with
-    valid targets, and leaves the rest, errors included, to the general one. Same kernels, same bits.
-    """
-    cdef fnll_task c
-    cdef Py_buffer view
-    cdef int64_t n, v, size, ignored = 0, bad = 0, first = -1
-    cdef int code, i
-    cdef double sums[SHORT_BLOCKS]
-    cdef char *start
-    cdef char *end
-    cdef bint large
-    cdef const fnll_kernels *kernels
-    cdef object dtype
-    if type(logits) is not _ndarray or type(targets) is not _ndarray or not _default_env:
-        return None
-    pinned = _pinned_get()
-    if pinned is not _unpinned and (pinned.isa is not None or (pinned.backend or "native") != "native"):
-        return None
-    dtype = logits.dtype
-    if dtype is _float32:
-        i = 1
-    elif dtype is _float64:
-        i = 0
-    else:
-        return None
-    code = _integer_codes.get(targets.dtype, -1) if targets.dtype is not _int64 else 7
-    if code < 0:
-        return None
-    memset(&c, 0, sizeof(c))
-    PyObject_GetBuffer(targets, &view, PyBUF_STRIDES)
-    c.t.p = view.buf
-    if view.ndim == 1:
-        n = view.shape[0]
-        c.t.inner = view.strides[0] // view.itemsize
-        if c.t.inner * view.itemsize != view.strides[0]:
-            n = 0
-    else:
-        n = 0
-    PyBuffer_Release(&view)
-    if n == 0 or n > SHORT_BLOCKS * FNLL_ROWS:
-        return None
-    PyObject_GetBuffer(logits, &view, PyBUF_STRIDES)
-    c.x.p = view.buf
-    v = view.shape[1] if view.ndim == 2 else 0
-    if view.ndim != 2 or view.shape[0] != n or v < 2 or view.strides[1] != view.itemsize or (
-            view.strides[0] != v * view.itemsize) or <size_t>view.buf % <size_t>view.itemsize:
-        v = 0
-    PyBuffer_Release(&view)
-    if v == 0 or n * v > SHORT_ELEMENTS:
-        return None
-    large = v > FNLL_STACK or n * v > SMALL_ELEMENTS
-    if large and events.active is not None:  # whoever profiles wants to know more of it
-        return None
-    _tables[_n_tables - 1].scan(&c.t, code, 1, n, v, 1, -100, &ignored, &bad, &first)
-    if ignored or bad:
-        return None
-    if with_grad:
-        size = n * v * (4 if i == 1 else 8)
-        if out is None:
-            out = _lend(logits.shape, dtype) if large else _empty_like(logits)
-            _fill(&c.out, out, True)
-        else:
-            # Of the logits' kind and apart from them, or the logits themselves. Targets inside it would be overwritten before
-            # they are read: the general path copies them.
-            if type(out) is not _ndarray or out.dtype is not dtype or not out.flags.writeable or not (
-                    out.flags.c_contiguous) or out.shape != logits.shape:
-                return None
-            _fill(&c.out, out, True)
-            start, end = <char *>c.out.p, <char *>c.out.p + size
-            if c.out.p != c.x.p and start < <char *>c.x.p + size and end > <char *>c.x.p:
-                return None
-            if <size_t>start % <size_t>(4 if i == 1 else 8) or c.t.inner < 0 or (
-                    <char *>c.t.p < end and <char *>c.t.p + n * 8 * max(c.t.inner, 1) > start):
-                return None
-    c.op = FNLL_CROSS_ENTROPY
-    c.outer, c.inner, c.v = 1, n, v
-    c.x.inner, c.x.cls = v, 1
-    if with_grad:
-        c.out.outer, c.out.inner, c.out.cls = 0, v, 1
-    c.t_code = code
-    c.temperature = 1.0
-    c.grad_scale = 1.0 / n
-    kernels = &_tables[_n_tables - 1].storage[i]
-    if large:
-        _run(kernels, &c, 4 if i == 1 else 8, _threads_for(n * v), sums)
-    else:
-        fnll_run(kernels, &c, 4 if i == 1 else 8, 1, sums)
-    return _sum_blocks(sums, (n + FNLL_ROWS - 1) // FNLL_ROWS) / n, out
-
-
 def scan_targets(targets, n_classes, ignore, threads=1):
     """Count ignored targets and those outside 0 .. n_classes - 1, in one pass."""
     cdef fnll_array t
@@ -404,3 +286,6 @@ def scan_targets(targets, n_classes, ignore, threads=1):
     if not done:
         raise MemoryError()
     return TargetScan(found[0], found[1], found[2])
+
+
+include "_short.pxi"
