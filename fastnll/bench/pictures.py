@@ -34,8 +34,8 @@ _LABELS = {
 }
 _MODES = {"value": "", "inplace": ", in place", "out": ", out=", "fresh": ", new memory"}
 # fastnll's own other backends say little to who compares it with something else.
-_PEERS = {"numpy": "NumPy", "scipy": "SciPy", "sklearn": "scikit-learn", "torch": "PyTorch",
-          "torch.compile": "torch.compile", "jax": "JAX"}  # fmt: skip
+_PEERS = {"scipy": "SciPy", "torch": "PyTorch", "jax": "JAX", "numpy": "NumPy", "sklearn": "scikit-learn",
+          "torch.compile": "torch.compile"}  # fmt: skip
 
 
 def draw_pictures(run: dict[str, Any], folder: str | Path) -> list[Path]:
@@ -59,7 +59,8 @@ def draw_pictures(run: dict[str, Any], folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    speed: dict[str, dict[str, float]] = {name: {} for name in _PEERS.values()}
+    # All of them in both pictures, though some be empty: a library's colour and shape come from its place.
+    speed, memory = ({name: dict[str, float]() for name in ("fastnll", *_PEERS.values())} for _ in range(2))
     labels = {}
     for case in run["cases"]:
         if case["op"] in _LABELS and case["compared_with"] and case["group"] != "few-rows":
@@ -67,20 +68,18 @@ def draw_pictures(run: dict[str, Any], folder: str | Path) -> list[Path]:
             for peer, name in _PEERS.items():
                 if peer in case["contenders"]:
                     speed[name][labels[case["name"]]] = case["contenders"][peer]["times_slower"]
-    speed = {name: row for name, row in speed.items() if row}
-    if not speed:
+    if not any(speed.values()):
         raise DataError("run: expected cases in which fastnll and a peer took part, got none; run with --peers")
     note = f"{run['machine']['cpu']}, {run['machine']['threads']} threads, {run['date'][:10]}"
     title = "How many times longer the others take"
     files = [_write(folder / "speed.svg", title, list(labels.values()), speed, x=note, mark=1.0)]
-    memory: dict[str, dict[str, float]] = {}
     for row in run.get("memory") or []:
         who = "fastnll" if row["contender"] == "native" else _PEERS.get(row["contender"])
         if who and "peak_bytes" in row:
             op, shape, dtype, mode = row["case"].split("-")
             label = _label(op, shape.split("x"), dtype, mode)
-            memory.setdefault(who, {})[label] = max(row["peak_bytes"], 4096) / 1e6
-    if memory:
+            memory[who][label] = max(row["peak_bytes"], 4096) / 1e6
+    if any(memory.values()):
         rows = list(dict.fromkeys(label for row in memory.values() for label in row))
         title = "Peak memory of one call beyond its inputs, in MB"
         files.append(_write(folder / "memory.svg", title, rows, memory, x="MB", mark=None))
@@ -104,6 +103,8 @@ def _write(
     across = 14.0
     legend = []
     for i, name in enumerate(series):
+        if not series[name]:
+            continue
         legend.append(marker(i, across, 42, name) + f'<text x="{across + 10}" y="46">{escape(name)}</text>')
         across += 34 + 7.2 * len(name)
     path.write_text(

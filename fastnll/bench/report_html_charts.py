@@ -196,8 +196,8 @@ def rows_of_dots(
     top: int = _TOP,
 ) -> tuple[float, list[str]]:
     """Return the height and the SVG elements of such a chart, `WIDE` across and `top` from the upper edge."""
-    # Twelve pixels high, a letter is about 6.4 wide.
-    left = min(WIDE // 2 + 60, 16 + 6.4 * max(map(len, rows)))
+    # Twelve pixels high, a letter is about 6.6 wide.
+    left = min(WIDE // 2 + 60, 16 + 6.6 * max(map(len, rows)))
     height = top + _ROW * len(rows) + _BOTTOM
     values = [value for row in series.values() for value in row.values()] + ([] if mark is None else [mark])
     across = _axis(values, left, WIDE - _RIGHT - 10, log=log, zero=True)
