@@ -17,6 +17,7 @@ from fastnll.kernels.jit.memory import (
     load_u8,
     load_u16,
     load_u32,
+    start_of,
     store_f32,
     store_f64,
     view,
@@ -125,7 +126,7 @@ def row_loop(formula: Callable[..., float]) -> Any:
     def loop(tasks: Any, start: int, stop: int, work: Any) -> None:
         task = tasks[0]
         n, size, inner = task.classes, work.itemsize, task.inner
-        terms = work.ctypes.data
+        terms = start_of(work)
         tile, second_tile = terms + task.tile_at * size, terms + task.second_at * size
         block = 0.0
         r = start

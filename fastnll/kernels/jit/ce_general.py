@@ -20,7 +20,7 @@ from fastnll.kernels.jit.constants import STEP
 from fastnll.kernels.jit.emit import fill_row
 from fastnll.kernels.jit.finish import gradient_factor
 from fastnll.kernels.jit.formats import read_row
-from fastnll.kernels.jit.memory import load_f64, load_i64, load_u8, store_i64, view
+from fastnll.kernels.jit.memory import load_f64, load_i64, load_u8, start_of, store_i64, view
 from fastnll.kernels.jit.rows import lse_pair, nll, row_max, row_stats, row_sum, target_term
 from fastnll.kernels.jit.vecmath import tanh, wide
 
@@ -250,7 +250,7 @@ def general_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, 
         loss += c * nll(others, e_t, x_t, base, k) if c != 0.0 else 0.0
     q, q_t = 0, 0.0
     if task.soft_at != 0:
-        q = like.ctypes.data + task.soft_at * like.itemsize
+        q = start_of(like) + task.soft_at * like.itemsize
         slope += _coefficients(task, r, o, i, x, q, like)
         loss += _cost(q, x, n, lse, rest, like)
         q_t = wide(view(q, n, like)[max(t, 0)])

@@ -15,7 +15,7 @@ from fastnll.kernels.jit.arithmetic import widest
 from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LANES
 from fastnll.kernels.jit.formats import read_float
-from fastnll.kernels.jit.memory import store_f64, table, view
+from fastnll.kernels.jit.memory import start_of, store_f64, table, view
 from fastnll.kernels.jit.rows import lse_pair, nll, target_term
 from fastnll.kernels.jit.vecmath import wide
 
@@ -43,7 +43,7 @@ TOTAL, WEIGHT, LOGIT, C, FACTOR, LOSS, OWN = range(7)
 @helper
 def tables(work: Any, at: int) -> tuple[Any, Any, Any]:
     """Return the two tables and the targets, in `FINISH_WORDS` elements of scratch memory."""
-    address = work.ctypes.data + at * work.itemsize
+    address = start_of(work) + at * work.itemsize
     behind = address + 10 * LANES * work.itemsize
     lanes, state = table(address, 10, LANES, work), table(behind, 7, LANES, 0.0)
     return lanes, state, view(behind + 7 * LANES * 8, LANES, 0)

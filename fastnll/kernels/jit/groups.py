@@ -13,7 +13,7 @@ from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.emit import fill_row, log_row, scale_row
 from fastnll.kernels.jit.finish import LOGIT, OWN, TOTAL, WEIGHT
 from fastnll.kernels.jit.formats import read_row, write_row
-from fastnll.kernels.jit.memory import view
+from fastnll.kernels.jit.memory import start_of, view
 from fastnll.kernels.jit.rows import lead_stats, row_stats
 from fastnll.kernels.jit.vecmath import wide
 
@@ -28,14 +28,14 @@ def sum_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, li
     """
     n, size = task.classes, like.itemsize
     keep = 1 if task.out != 0 and task.log == 0 else 0
-    e = like.ctypes.data
+    e = start_of(like)
     o = r // task.inner
     i = r - o * task.inner
     for j in range(m):
         if state[WEIGHT, j] != 0.0:
             x, t = task.x + o * task.x_outer + i * task.x_inner, targets[j] if task.log == 0 else -1
             if not task.direct:
-                fetched = like.ctypes.data + task.tile_at * size
+                fetched = start_of(like) + task.tile_at * size
                 read_row(x, task.x_class, task.x_code, view(fetched, n, like))
                 x = fetched
             if task.log != 0:
@@ -66,7 +66,7 @@ def write_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, 
     """
     n, size = task.classes, like.itemsize
     together = task.bypass and task.group > 1
-    e = like.ctypes.data
+    e = start_of(like)
     o = r // task.inner
     i = r - o * task.inner
     first = task.out + o * task.out_outer + i * task.out_inner
@@ -93,4 +93,4 @@ def write_rows(task: Any, r: int, m: int, lanes: Any, state: Any, targets: Any, 
             i = 0
             o += 1
     if together:
-        scale_row(like.ctypes.data, first, m * n, pick(like, 1.0, 1.0), True)
+        scale_row(start_of(like), first, m * n, pick(like, 1.0, 1.0), task.bypass)

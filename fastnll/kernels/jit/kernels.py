@@ -18,7 +18,7 @@ from fastnll.kernels.jit.finish import TOTAL, WEIGHT, finish_softmax, put_logsum
 from fastnll.kernels.jit.formats import read_float
 from fastnll.kernels.jit.groups import sum_rows, write_rows
 from fastnll.kernels.jit.memory import load_i64, view
-from fastnll.kernels.jit.rows import lead_stats, lse_pair, row_stats, row_sum
+from fastnll.kernels.jit.rows import NO_CLASS, NOTHING_KEPT, lead_stats, lse_pair, row_stats, row_sum
 from fastnll.kernels.jit.sweeps import stores_done
 from fastnll.kernels.jit.vecmath import exp_range, wide
 
@@ -34,7 +34,7 @@ def softmax_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, 
     if task.log != 0:
         base, k, total, t, own = lead_stats(x, n, terms, like)
     else:
-        base, k, total = row_stats(x, n, -1, terms, keep, like)
+        base, k, total = row_stats(x, n, NO_CLASS, terms, keep, like)
     lse, rest = lse_pair(base, k, total)
     put(task.lse, task.lse_code, r, lse)
     if task.out != 0:
@@ -97,7 +97,7 @@ def vjp_row(task: Any, r: int, o: int, i: int, y: int, g: int, out: int, terms: 
 @helper
 def gather_row(task: Any, r: int, o: int, i: int, x: int, second: int, y: int, terms: int, like: Any) -> float:
     """Write x at each id minus the row's logsumexp; 0 at absent ids."""
-    base, k, total = row_stats(x, task.classes, -1, terms, 0, like)
+    base, k, total = row_stats(x, task.classes, NO_CLASS, terms, NOTHING_KEPT, like)
     lse, rest = lse_pair(base, k, total)
     row = view(x, task.classes, like)
     for j in range(task.ids_count):

@@ -30,7 +30,7 @@ from fastnll.kernels.jit.lanes import (
     store_tile,
     subtract_tile,
 )
-from fastnll.kernels.jit.memory import view
+from fastnll.kernels.jit.memory import start_of, view
 from fastnll.kernels.jit.rows import nll, target_term
 from fastnll.kernels.jit.vecmath import wide
 
@@ -41,7 +41,7 @@ __all__ = ["cross_entropy_lanes", "softmax_lanes"]
 def _scratch(work: Any) -> tuple[Any, Any, Any, Any, Any]:
     """Return the tile, a row of it, and the tables of `finish`."""
     lanes, state, targets = tables(work, 0)
-    at = work.ctypes.data + FINISH_WORDS * work.itemsize
+    at = start_of(work) + FINISH_WORDS * work.itemsize
     tile = view(at, SEGMENT * LANES, work)
     # Lanes beyond the last row compute with what is there: make that numbers.
     for i in range(tile.size):

@@ -18,7 +18,7 @@ from fastnll.kernels.jit.compiler import helper
 from fastnll.kernels.jit.constants import LANES
 from fastnll.kernels.jit.emit import minus_pair
 from fastnll.kernels.jit.formats import read_row, write_row
-from fastnll.kernels.jit.memory import prefetch_read, prefetch_write, view
+from fastnll.kernels.jit.memory import prefetch_read, prefetch_write, start_of, view
 from fastnll.kernels.jit.rows import LIMITS, exp64
 from fastnll.kernels.jit.vecmath import LN2, exp_range, wide
 
@@ -43,7 +43,7 @@ def load_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: Any
         count = min(m - lane, task.inner - i)
         x = task.x + o * task.x_outer + i * task.x_inner + first * step
         if abs(task.x_inner) < abs(step):
-            at = tile.ctypes.data + lane * size
+            at = start_of(tile) + lane * size
             for v in range(n):
                 for line in range(0, count * task.x_inner, 64):
                     prefetch_read(x + (v + _AHEAD) * step + line)
@@ -75,7 +75,7 @@ def store_tile(task: Any, r: int, m: int, first: int, n: int, tile: Any, row: An
         count = min(m - lane, task.inner - i)
         out = task.out + o * task.out_outer + i * task.out_inner + first * step
         if abs(task.out_inner) < abs(step):
-            at = tile.ctypes.data + lane * size
+            at = start_of(tile) + lane * size
             for v in range(n):
                 for line in range(0, count * task.out_inner, 64):
                     prefetch_write(out + (v + _AHEAD) * step + line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types as numba_types
 from numba.np.numpy_support import carray
@@ -22,6 +23,7 @@ __all__ = [
     "load_u32",
     "pointer",
     "prefetch_line",
+    "start_of",
     "store_f32",
     "store_f64",
     "store_i64",
@@ -42,6 +44,13 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(kind))
 
     return kind(types.intp, like), codegen
+
+
+@helper(inline=True)
+def start_of(array: Any) -> int:
+    """Return the address of an array as an int64: unsigned, a sum with another integer would be a float64."""
+    address: int = np.int64(array.ctypes.data)
+    return address
 
 
 @helper(inline=True)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from fastnll.kernels.jit.arithmetic import exp_from, fma, from_key, order_key, pick, round_shifted, unshifted, widest
 from fastnll.kernels.jit.compiler import HAS_FMA, helper
 from fastnll.kernels.jit.constants import BLOCK, STEP
@@ -21,7 +23,19 @@ from fastnll.kernels.jit.memory import view
 from fastnll.kernels.jit.sweeps import exp_block, exp_block_except, kept_block, kept_block_except, shifted_block
 from fastnll.kernels.jit.vecmath import LN2, LN2_LOW, exp_range, log1p_unit, log_parts, wide
 
-__all__ = ["LIMITS", "exp64", "lead_stats", "lse_pair", "nll", "row_max", "row_stats", "row_sum", "target_term"]
+__all__ = [
+    "LIMITS",
+    "NOTHING_KEPT",
+    "NO_CLASS",
+    "exp64",
+    "lead_stats",
+    "lse_pair",
+    "nll",
+    "row_max",
+    "row_stats",
+    "row_sum",
+    "target_term",
+]
 
 # Largest |x| for which x - n ln 2 is exact to an ulp of the reduced argument, in float32 and float64.
 LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
@@ -30,6 +44,8 @@ LIMITS = (2.0**19, 2.0**40) if HAS_FMA else (2.0**12, 2.0**19)
 _LEAST = (2.0**-60, 2.0**-500)
 _TOP = (2.0**60, 2.0**500)
 _MOST = (40.0, 340.0)
+# Arguments that are no literals: each of those would be a compilation of its own.
+NO_CLASS, NOTHING_KEPT = np.int64(-1), np.int64(0)
 
 
 @helper(sums=True)
@@ -145,7 +161,7 @@ def lead_stats(x: int, n: int, e: int, like: Any) -> tuple[float, float, float, 
 
     That is -log1p(others / its own): a logsumexp, rounded, cannot give it where it is near 0.
     """
-    base, k, total, most = _stats(x, n, -1, e, 0, like)
+    base, k, total, most = _stats(x, n, NO_CLASS, e, NOTHING_KEPT, like)
     if not most > 0.5 * total:
         return base, k, total, -1, 0.0
     top = row_max(x, n, like)
@@ -154,7 +170,7 @@ def lead_stats(x: int, n: int, e: int, like: Any) -> tuple[float, float, float, 
     row, t = view(x, n, like), 0
     while row[t] != top:
         t += 1
-    base, k, others = row_stats(x, n, t, e, 0, like)
+    base, k, others = row_stats(x, n, t, e, NOTHING_KEPT, like)
     e_t = target_term(wide(top), base, k)
     return base, k, others + e_t, t, -nll(others, e_t, wide(top), base, k)
 
