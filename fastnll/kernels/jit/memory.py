@@ -47,9 +47,9 @@ def pointer(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @helper(inline=True)
-def start_of(array: Any) -> int:
+def start_of(array: Any) -> Any:
     """Return the address of an array as an int64: unsigned, a sum with another integer would be a float64."""
-    address: int = np.int64(array.ctypes.data)
+    address: Any = np.int64(array.ctypes.data)
     return address
 
 

@@ -45,7 +45,8 @@ _LEAST = (2.0**-60, 2.0**-500)
 _TOP = (2.0**60, 2.0**500)
 _MOST = (40.0, 340.0)
 # Arguments that are no literals: each of those would be a compilation of its own.
-NO_CLASS, NOTHING_KEPT = np.int64(-1), np.int64(0)
+NO_CLASS: Any = np.int64(-1)
+NOTHING_KEPT: Any = np.int64(0)
 
 
 @helper(sums=True)
