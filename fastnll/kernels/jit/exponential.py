@@ -29,7 +29,6 @@ __all__ = [
     "constant",
     "fmuladd",
     "integers_like",
-    "is_single",
     "less_n_ln2",
     "magic",
     "maximum",
@@ -44,7 +43,7 @@ __all__ = [
 Values = list[Any]
 
 
-def is_single(kind: Any) -> bool:
+def _is_single(kind: Any) -> bool:
     """Return whether an LLVM type is float32 or a vector of it."""
     return bool(getattr(kind, "element", kind) == ir.FloatType())
 
@@ -58,7 +57,7 @@ def constant(kind: Any, value: float) -> Any:
 
 def integers_like(kind: Any) -> Any:
     """Return the integers of a float type's size."""
-    integer = ir.IntType(32 if is_single(kind) else 64)
+    integer = ir.IntType(32 if _is_single(kind) else 64)
     return ir.VectorType(integer, kind.count) if isinstance(kind, ir.VectorType) else integer
 
 
@@ -78,7 +77,7 @@ def splat(builder: Any, number: Any, like: Any) -> Any:
 def fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a * b + c; fmuladd, not fma: without the instruction it is a product and a sum, not a call of libm."""
     count = f"v{a.type.count}" if isinstance(a.type, ir.VectorType) else ""
-    return call(builder, f"llvm.fmuladd.{count}{'f32' if is_single(a.type) else 'f64'}", a.type, [a, b, c])
+    return call(builder, f"llvm.fmuladd.{count}{'f32' if _is_single(a.type) else 'f64'}", a.type, [a, b, c])
 
 
 def maximum(builder: Any, low: Any, x: Any) -> Any:
@@ -93,7 +92,7 @@ def minimum(builder: Any, high: Any, x: Any) -> Any:
 
 def magic(kind: Any) -> float:
     """Return the number that, added to another, makes the nearest integer the low bits of the sum."""
-    return 12582912.0 if is_single(kind) else 6755399441055744.0  # 1.5 * 2^23, 1.5 * 2^52
+    return 12582912.0 if _is_single(kind) else 6755399441055744.0  # 1.5 * 2^23, 1.5 * 2^52
 
 
 def polynomial(builder: Any, r: Values, table: tuple[float, ...]) -> Values:
@@ -113,10 +112,10 @@ def less_n_ln2(builder: Any, n: Values, x: Values) -> Values:
     """
     kind = x[0].type
     if HAS_FMA:
-        for part in LN2_F32 if is_single(kind) else LN2_F64:
+        for part in LN2_F32 if _is_single(kind) else LN2_F64:
             x = [fmuladd(builder, a, constant(kind, -part), b) for a, b in zip(n, x, strict=True)]
         return x
-    for part in LN2_SPLIT_F32 if is_single(kind) else LN2_SPLIT_F64:
+    for part in LN2_SPLIT_F32 if _is_single(kind) else LN2_SPLIT_F64:
         x = [builder.fsub(b, builder.fmul(a, constant(kind, part))) for a, b in zip(n, x, strict=True)]
     return x
 
@@ -125,7 +124,7 @@ def reference_bits(builder: Any, k: Any) -> Any:
     """Return what `power` takes for the reference 2^k, k an integer in a float: its bits shifted, less the bias."""
     kind = k.type
     shifted = builder.fadd(k, constant(kind, magic(kind)))
-    return builder.sub(builder.bitcast(shifted, integers_like(kind)), _integer(kind, 127 if is_single(kind) else 1023))
+    return builder.sub(builder.bitcast(shifted, integers_like(kind)), _integer(kind, 127 if _is_single(kind) else 1023))
 
 
 def power(builder: Any, shifted: Any, bits: Any) -> Any:
@@ -135,7 +134,7 @@ def power(builder: Any, shifted: Any, bits: Any) -> Any:
     """
     kind = shifted.type
     biased = builder.sub(builder.bitcast(shifted, integers_like(kind)), bits)
-    return builder.bitcast(builder.shl(biased, _integer(kind, 23 if is_single(kind) else 52)), kind)
+    return builder.bitcast(builder.shl(biased, _integer(kind, 23 if _is_single(kind) else 52)), kind)
 
 
 def relative(builder: Any, x: Values, low: Any, high: Any, bits: Any) -> Values:
@@ -149,7 +148,7 @@ def relative(builder: Any, x: Values, low: Any, high: Any, bits: Any) -> Values:
     x = [minimum(builder, high, a) for a in x]
     shifted = [fmuladd(builder, a, constant(kind, LOG2_E), add) for a in x]
     n = [builder.fsub(t, add) for t in shifted]
-    p = polynomial(builder, less_n_ln2(builder, n, x), EXP6_F32 if is_single(kind) else EXP11_F64)
+    p = polynomial(builder, less_n_ln2(builder, n, x), EXP6_F32 if _is_single(kind) else EXP11_F64)
     return [builder.fmul(a, power(builder, t, bits)) for a, t in zip(p, shifted, strict=True)]
 
 
@@ -167,7 +166,7 @@ def by_powers(builder: Any, x: Values, low: Any, k: Any) -> Values:
     n = [builder.fsub(t, add) for t in shifted]
     r = less_n_ln2(builder, n, x)
     powers = [_power_of_sixteen(builder, t) for t in shifted]
-    s = polynomial(builder, r, POWERS_F32 if is_single(kind) else POWERS_F64)
+    s = polynomial(builder, r, POWERS_F32 if _is_single(kind) else POWERS_F64)
     s = [fmuladd(builder, builder.fmul(a, a), b, a) for a, b in zip(r, s, strict=True)]
     p = [fmuladd(builder, a, b, a) for a, b in zip(powers, s, strict=True)]
     if k is not None:
@@ -181,7 +180,7 @@ def _power_of_sixteen(builder: Any, shifted: Any) -> Any:
     integers = integers_like(kind)
     index = builder.bitcast(shifted, integers)
     numbers = [2.0 ** (j / 16) for j in range(16)]
-    if is_single(kind):
+    if _is_single(kind):
         table = ir.Constant(kind, [ir.Constant(kind.element, p) for p in numbers])
         return call(builder, "llvm.x86.avx512.permvar.sf.512", kind, [table, index])
     halves = [ir.Constant(kind, [ir.Constant(kind.element, p) for p in numbers[i : i + 8]]) for i in (0, 8)]
@@ -192,7 +191,7 @@ def _scaled(builder: Any, p: Any, n: Any) -> Any:
     """Return p 2^floor(n)."""
     kind = p.type
     mask = ir.IntType(kind.count)
-    name = f"llvm.x86.avx512.mask.scalef.{'ps' if is_single(kind) else 'pd'}.512"
+    name = f"llvm.x86.avx512.mask.scalef.{'ps' if _is_single(kind) else 'pd'}.512"
     current_rounding = ir.Constant(ir.IntType(32), 4)
     return call(builder, name, kind, [p, n, p, ir.Constant(mask, -1), current_rounding])
 

@@ -28,7 +28,6 @@ __all__ = [
     "finish",
     "finish_softmax",
     "gradient_factor",
-    "lone_lse",
     "put_logsumexps",
     "put_losses",
     "row_loss",
@@ -68,7 +67,7 @@ def _has_nan(task: Any, r: int, like: Any) -> bool:
 
 
 @helper
-def lone_lse(task: Any, r: int, top: Any, total: float, like: Any) -> float:
+def _lone_lse(task: Any, r: int, top: Any, total: float, like: Any) -> float:
     """Return the logsumexp of a lane without a distribution: its total is 0 (only -inf) or NaN."""
     if total == 0.0 or (top == math.inf and not _has_nan(task, r, like)):
         return wide(top)
@@ -152,7 +151,7 @@ def put_losses(task: Any, r: int, m: int, lanes: Any, state: Any, block: float, 
             if total > 0.0 and state[WEIGHT, j] != 0.0:
                 lse = lse_pair(wide(lanes[2, j]), wide(lanes[1, j]), total)[0]
             elif state[WEIGHT, j] != 0.0:
-                lse = lone_lse(task, r + j, lanes[0, j], total, like)
+                lse = _lone_lse(task, r + j, lanes[0, j], total, like)
             put(task.lse, task.lse_code, r + j, lse)
     if (r + m) % LANES != 0 and r + m != task.rows:
         return block
@@ -183,5 +182,5 @@ def put_logsumexps(task: Any, r: int, m: int, lanes: Any, state: Any, like: Any)
     for j in range(m):
         lse = state[LOSS, j]
         if lse != lse:
-            lse = lone_lse(task, r + j, lanes[0, j], state[TOTAL, j], like)
+            lse = _lone_lse(task, r + j, lanes[0, j], state[TOTAL, j], like)
         put(task.lse, task.lse_code, r + j, lse)
