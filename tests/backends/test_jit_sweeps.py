@@ -118,7 +118,7 @@ def test_what_is_written(which: int, dtype: Any) -> None:
                 np.testing.assert_array_equal(x, want, "in place")
 
 
-@pytest.mark.parametrize("v", [100, 300, 5000])
+@pytest.mark.parametrize("v", [100, 300, 4096, 5000, 9000])
 def test_results_past_the_caches_are_those_in_them(v: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((1, 67, v)).astype(np.float32)
