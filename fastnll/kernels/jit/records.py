@@ -36,8 +36,8 @@ def _source_digest() -> str:
 
 # Elements of a cache line, in float32.
 _LINE = 16
-# From so many bytes on results bypass the caches, where rows follow each other, or are so long that each is a group of its
-# own: several are written as one piece.
+# From so many bytes on results bypass the caches, where rows follow each other, or are so long that each is a group of
+# its own: several are written as one piece.
 _BYPASS_BYTES, _BYPASS_ROW = 1 << 25, GROUP_BYTES
 _VIEWS = ("x", "second", "out", "probs", "mask")
 _INTEGERS = (
