@@ -86,6 +86,7 @@ def _exp_block(keeps: bool, leaves_out: bool, shifts: bool) -> Any:
                     builder.store(zero, part)
             with loops.over(end, count, width) as i:
                 live = loops.lanes("<", builder.sub(count, i))
+                _ask(loops, loops.address(x_at, i), write=False, vectors=1)
                 logits = [loops.load_part(loops.address(x_at, i), live, -math.inf)]
                 put(i, _exponentials(loops, logits, shift), live)
             lanes = [builder.fadd(*map(builder.load, pair)) for pair in zip(totals, sums, strict=True)]
@@ -112,10 +113,13 @@ exp_block, exp_block_except, kept_block, kept_block_except = (
 shifted_block = _exp_block(keeps=True, leaves_out=True, shifts=True)
 
 
-def _ask(loops: Loops, address: Any, write: bool) -> None:
-    """Ask for the lines of a later round: far ahead as far as the second-level cache, less far all the way."""
+def _ask(loops: Loops, address: Any, write: bool, vectors: int = SIDE_BY_SIDE) -> None:
+    """Ask for the lines of a later round: far ahead as far as the second-level cache, less far all the way.
+
+    The last round of a row asks too, or one line in as many as a row has would come from memory when it is needed.
+    """
     b = loops.builder
-    for line in range(0, SIDE_BY_SIDE * VECTOR_BYTES, 64):
+    for line in range(0, vectors * VECTOR_BYTES, 64):
         if not write:
             prefetch_line(b, b.add(address, loops.intp(AHEAD + line)), locality=2)
         prefetch_line(b, b.add(address, loops.intp(NEAR + line)), write=int(write))
@@ -124,7 +128,7 @@ def _ask(loops: Loops, address: Any, write: bool) -> None:
 def _sweep(formula: Callable[..., Any], summary: str, bypass: bool, reads: bool) -> Any:
     """Return the instruction that writes a formula of each of n elements; x and y are apart or the same.
 
-    The formula gets the loops, values (a vector or one number), and the two numbers as such.
+    The formula gets the builder, values (a vector or one number), and the two numbers as such.
     """
 
     @instruction
@@ -142,6 +146,12 @@ def _sweep(formula: Callable[..., Any], summary: str, bypass: bool, reads: bool)
                     value = formula(builder, loops.load_one(loops.address(x_at, i)), *numbers)
                     loops.store_bits(value, loops.address(y_at, i))
 
+            def ask(i: Any, vectors: int) -> None:
+                if reads:
+                    _ask(loops, loops.address(x_at, i), write=False, vectors=vectors)
+                if not bypass:
+                    _ask(loops, loops.address(y_at, i), write=True, vectors=vectors)
+
             start = loops.intp(0)
             if bypass:
                 gap = builder.and_(builder.neg(y_at), loops.intp(VECTOR_BYTES - 1))
@@ -149,10 +159,7 @@ def _sweep(formula: Callable[..., Any], summary: str, bypass: bool, reads: bool)
                 one_by_one(loops.intp(0), start)
             rounds = builder.add(start, loops.whole(builder.sub(count, start)))
             with loops.over(start, rounds, SIDE_BY_SIDE * loops.width) as i:
-                if reads:
-                    _ask(loops, loops.address(x_at, i), write=False)
-                if not bypass:
-                    _ask(loops, loops.address(y_at, i), write=True)
+                ask(i, SIDE_BY_SIDE)
                 for q in range(SIDE_BY_SIDE):
                     value = formula(builder, loops.load(loops.address(x_at, i, q * loops.width)), *vectors)
                     loops.store(value, loops.address(y_at, i, q * loops.width), bypass)
@@ -160,12 +167,14 @@ def _sweep(formula: Callable[..., Any], summary: str, bypass: bool, reads: bool)
                 whole = builder.and_(builder.sub(count, rounds), loops.intp(-loops.width))
                 end = builder.add(rounds, whole)
                 with loops.over(rounds, end, loops.width) as i:
+                    ask(i, 1)
                     value = formula(builder, loops.load(loops.address(x_at, i)), *vectors)
                     loops.store(value, loops.address(y_at, i), bypass)
                 one_by_one(end, count)
             else:
                 with loops.over(rounds, count, loops.width) as i:
                     live = loops.lanes("<", builder.sub(count, i))
+                    ask(i, 1)
                     value = formula(builder, loops.load_part(loops.address(x_at, i), live, 0.0), *vectors)
                     loops.store_part(value, loops.address(y_at, i), live)
             return context.get_dummy_value()

@@ -3,6 +3,10 @@
  * One instance per storage dtype.
  */
 #undef COLUMNS_K
+#undef COLUMNS_FAR
+#undef COLUMNS_NEAR
+#define COLUMNS_FAR 32 /* classes ahead that lines are asked for as far as the second-level cache, and all the way */
+#define COLUMNS_NEAR 4
 #define COLUMNS_K (-32) /* first reference: sums from 2^-32 to 2^68 need no other, and flush nothing that would have been a normal result */
 
 typedef struct {
@@ -12,9 +16,17 @@ typedef struct {
     double total[FNLL_COLUMNS];
 } __attribute__((aligned(64))) S(columns);
 
-/* Sums of m lanes, each relative to its own 2^k without its target's term; kept receives terms, or elements for a logarithm. */
-inline_always void S(column_sums)(const STYPE *x, int64_t stride, int64_t v, int64_t m, REAL *kept, S(columns) *u, const int keep,
-                                  const int log) {
+/* Ask for a class of a tile as far as the second-level cache. */
+inline_always void S(ask_columns)(const STYPE *p, int64_t m) {
+    for (int64_t i = 0; i < m; i += 64 / (int64_t)sizeof(STYPE)) __builtin_prefetch(p + i, 0, 2);
+}
+
+/* Sums of m lanes, each relative to its own 2^k without its target's term; kept receives terms, or elements for a logarithm. Lines are
+ * asked for some classes ahead, beyond the last those of the tile at `next`: a tile that lies in one piece is read in advance by the
+ * processor itself, one in steps of hundreds of bytes is not. */
+inline_always void S(column_sums)(const STYPE *x, int64_t stride, int64_t v, int64_t m, REAL *kept, S(columns) *u, const STYPE *next,
+                                  const int keep, const int log) {
+    const int64_t far = v < COLUMNS_FAR ? v : COLUMNS_FAR;
     memset(u->total, 0, sizeof u->total);
     for (int64_t i = 0; log && i < FNLL_COLUMNS; i++) u->top[i] = -INFINITY;
     for (int64_t b = 0; b < v; b += 64) { /* short runs, added up in float64 */
@@ -22,9 +34,10 @@ inline_always void S(column_sums)(const STYPE *x, int64_t stride, int64_t v, int
         memset(u->sum, 0, sizeof u->sum);
         for (int64_t c = b; c < end; c++) {
             const VEC id = F(set)((REAL)c), zero = F(set)(0);
+            if (stride > FNLL_COLUMNS) S(ask_columns)(c + far < v ? x + (c + far) * stride : next + (c + far - v) * stride, m);
             for (int64_t i = 0; i < m; i += W) {
                 const STYPE *from = x + c * stride + i;
-                __builtin_prefetch((const char *)(from + 4 * stride));
+                __builtin_prefetch(from + COLUMNS_NEAR * stride);
                 const VEC a = m - i >= W ? S(ld)(from) : S(ld_part)(from, m - i), e = F(exp2k)(a, F(load)(u->k + i));
                 if (keep) F(store)(kept + c * FNLL_COLUMNS + i, log ? a : e);
                 if (log) F(store)(u->top + i, F(max)(a, F(load)(u->top + i)));
@@ -63,15 +76,19 @@ static int S(column_sure)(const STYPE *x, int64_t stride, int64_t v, int64_t m, 
 }
 
 inline_always void S(column_emit)(const fnll_task *task, const STYPE *x, STYPE *out, int64_t m, const REAL *kept, const S(columns) *u,
-                                  const int keep, const int log, const int leave) {
+                                  const STYPE *next, const int keep, const int log, const int leave) {
     const VEC zero = F(set)(0), one = F(set)(1);
+    const int64_t far = task->v < COLUMNS_FAR ? task->v : COLUMNS_FAR;
     for (int64_t c = 0; c < task->v; c++) {
         const VEC id = F(set)((REAL)c);
+        if (task->out.cls > FNLL_COLUMNS && out != x) /* else they were read */
+            S(ask_columns)(c + far < task->v ? out + (c + far) * task->out.cls : next + (c + far - task->v) * task->out.cls, m);
+        if (task->x.cls > FNLL_COLUMNS && !keep && c + far < task->v) S(ask_columns)(x + (c + far) * task->x.cls, m);
         for (int64_t i = 0; i < m; i += W) {
             STYPE *to = out + c * task->out.cls + i;
             const STYPE *from = x + c * task->x.cls + i;
             const int64_t width = m - i < W ? m - i : W;
-            __builtin_prefetch((const char *)(to + 4 * task->out.cls), 1);
+            __builtin_prefetch(to + COLUMNS_NEAR * task->out.cls, 1);
             VEC g = keep ? F(load)(kept + c * FNLL_COLUMNS + i) : width == W ? S(ld)(from) : S(ld_part)(from, width);
             if (log) {
                 g = -F(max)(zero, F(load)(u->tail + i) - F(less_k)(g, F(load)(u->k + i)));
@@ -107,7 +124,7 @@ static int S(column_scalars)(const fnll_task *task, int64_t r0, int64_t m, const
             if (!(row[j].sum < INFINITY)) row[j].k = NAN;
             x_t[j] = u->target[i + j] >= 0 ? (double)S(get)(x + (int64_t)u->target[i + j] * task->x.cls + i + j) : log ? -INFINITY : 0.0;
         }
-        finish(n, row, x_t, ce || log, s);
+        finish(n, row, x_t, ce || log, !ce, s);
         for (int j = 0; j < n; j++) {
             const int64_t l = i + j, r = r0 + l;
             if (u->leave[l] == 1) {
@@ -142,6 +159,11 @@ static void S(column_tile)(const fnll_task *task, int64_t r0, int64_t m, REAL *s
     const int64_t o = r0 / task->inner, i0 = r0 % task->inner, v = task->v, stride = task->x.cls;
     const STYPE *x = (const STYPE *)task->x.p + o * task->x.outer + i0 * task->x.inner;
     STYPE *out = task->out.p ? (STYPE *)task->out.p + o * task->out.outer + i0 * task->out.inner : 0;
+    int64_t o1 = o, i1 = i0 + FNLL_COLUMNS; /* the next tile, or this one where there is none */
+    if (i1 >= task->inner) i1 = 0, o1++;
+    if (o1 >= task->outer) i1 = i0, o1 = o;
+    const STYPE *next = (const STYPE *)task->x.p + o1 * task->x.outer + i1 * task->x.inner;
+    const STYPE *next_out = out ? (STYPE *)task->out.p + o1 * task->out.outer + i1 * task->out.inner : 0;
     int64_t t[FNLL_COLUMNS];
     if (!out) kept = 0;
     for (int64_t i = 0; i < FNLL_COLUMNS; i++) u.k[i] = COLUMNS_K, u.target[i] = -1, u.scale[i] = u.value[i] = u.tail[i] = u.leave[i] = 0;
@@ -154,18 +176,18 @@ static void S(column_tile)(const fnll_task *task, int64_t r0, int64_t m, REAL *s
     }
     for (int again = 0; again < 2; again++) {
         if (!kept)
-            log ? S(column_sums)(x, stride, v, m, 0, &u, 0, 1) : S(column_sums)(x, stride, v, m, 0, &u, 0, 0);
+            log ? S(column_sums)(x, stride, v, m, 0, &u, next, 0, 1) : S(column_sums)(x, stride, v, m, 0, &u, next, 0, 0);
         else
-            log ? S(column_sums)(x, stride, v, m, kept, &u, 1, 1) : S(column_sums)(x, stride, v, m, kept, &u, 1, 0);
+            log ? S(column_sums)(x, stride, v, m, kept, &u, next, 1, 1) : S(column_sums)(x, stride, v, m, kept, &u, next, 1, 0);
         int bad = 0;
         for (int64_t i = 0; i < m && !again; i++) bad |= !(u.total[i] >= 1.0 && u.total[i] < (double)SPECULATE) && u.leave[i] == 0;
         if (!bad) break;
         S(column_references)(x, stride, v, m, &u);
     }
-    if (log && S(column_sure)(x, stride, v, m, &u)) S(column_sums)(x, stride, v, m, 0, &u, 0, 1);
+    if (log && S(column_sure)(x, stride, v, m, &u)) S(column_sums)(x, stride, v, m, 0, &u, next, 0, 1);
     const int left = S(column_scalars)(task, r0, m, x, &u, scratch);
     if (!out) return;
-#define EMIT(keep, log) left ? S(column_emit)(task, x, out, m, kept, &u, keep, log, 1) : S(column_emit)(task, x, out, m, kept, &u, keep, log, 0)
+#define EMIT(keep, log) left ? S(column_emit)(task, x, out, m, kept, &u, next_out, keep, log, 1) : S(column_emit)(task, x, out, m, kept, &u, next_out, keep, log, 0)
     if (kept)
         log ? (EMIT(1, 1)) : (EMIT(1, 0));
     else

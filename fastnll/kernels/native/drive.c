@@ -8,9 +8,13 @@
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 int64_t fnll_row_scratch(int64_t v) {
-    const int64_t kept = v > FNLL_KEEP_MOST ? 0 : v * (int64_t)sizeof(double);
-    return v <= FNLL_STACK ? 0 : 4 * v * (int64_t)sizeof(double) + 2 * (kept > FNLL_KEEP_BYTES ? kept : FNLL_KEEP_BYTES);
+    const int64_t row = fnll_room(v) * (int64_t)sizeof(double), kept = v > FNLL_KEEP_MOST ? 0 : row;
+    return v <= FNLL_STACK ? 0 : 4 * row + 2 * (kept > FNLL_KEEP_BYTES ? kept : FNLL_KEEP_BYTES);
 }
+
+/* Memory for scratch, and where its first cache line starts. */
+static void *allocate(int64_t bytes) { return malloc((size_t)bytes + 64); }
+static char *first_line(void *memory) { return (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
 
 /* Bytes that a thread needs. */
 static int64_t scratch_of(const fnll_task *task) {
@@ -82,8 +86,8 @@ static int run_split(const fnll_kernels *kernels, const fnll_task *task, int thr
     fnll_block *state = malloc((size_t)(n * blocks) * sizeof *state);
     double *scalars = malloc((size_t)(n * FNLL_COEFFICIENTS) * sizeof *scalars);
     int *done = malloc((size_t)n * sizeof *done);
-    void *scratch = malloc((size_t)bytes + 1);
-    const int failed = !state || !scalars || !done || !scratch;
+    void *memory = allocate(bytes);
+    const int failed = !state || !scalars || !done || !memory;
     if (!failed) {
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (int64_t i = 0; i < items; i++) {
@@ -92,7 +96,7 @@ static int run_split(const fnll_kernels *kernels, const fnll_task *task, int thr
         }
         for (int64_t r = 0; r < n; r++) {
             done[r] = kernels->split_merge(task, r, state + r * blocks, scalars + r * FNLL_COEFFICIENTS);
-            if (!done[r]) kernels->rows(task, r, r + 1, scratch);
+            if (!done[r]) kernels->rows(task, r, r + 1, first_line(memory));
         }
         if (task->out.p) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -106,7 +110,7 @@ static int run_split(const fnll_kernels *kernels, const fnll_task *task, int thr
     free(state);
     free(scalars);
     free(done);
-    free(scratch);
+    free(memory);
     return !failed;
 }
 
@@ -128,8 +132,9 @@ int fnll_run(const fnll_kernels *kernels, const fnll_task *given, int itemsize, 
     if (pieces > 1) {
         done = run_split(kernels, &task, threads, pieces);
     } else {
-        char *scratch = malloc((size_t)(bytes * threads) + 1);
-        done = scratch != 0;
+        void *memory = allocate(bytes * threads);
+        char *scratch = first_line(memory);
+        done = memory != 0;
         if (done && threads == 1)
             for (int64_t i = 0; i < items; i++) run_item(kernels, &task, i * rows, least(n, (i + 1) * rows), beside, bytes ? scratch : 0);
         else if (done) {
@@ -140,7 +145,7 @@ int fnll_run(const fnll_kernels *kernels, const fnll_task *given, int itemsize, 
                 for (int64_t i = 0; i < items; i++) run_item(kernels, &task, i * rows, least(n, (i + 1) * rows), beside, mine);
             }
         }
-        free(scratch);
+        free(memory);
     }
     if (done && afterwards) sum_blocks(task.loss, 0, n, sums);
     free(losses);
@@ -152,8 +157,9 @@ int fnll_run_vjp(const fnll_kernels *kernels, const fnll_task *task, int log, in
     const int64_t items = (n + rows - 1) / rows;
     if (n == 0) return 1;
     if (items < threads) threads = (int)items;
-    char *scratch = malloc((size_t)(bytes * threads) + 1);
-    if (!scratch) return 0;
+    void *memory = allocate(bytes * threads);
+    if (!memory) return 0;
+    char *scratch = first_line(memory);
     if (threads == 1)
         kernels->vjp(task, log, 0, n, bytes ? scratch : 0);
     else {
@@ -161,7 +167,7 @@ int fnll_run_vjp(const fnll_kernels *kernels, const fnll_task *task, int log, in
         for (int64_t i = 0; i < items; i++)
             kernels->vjp(task, log, i * rows, least(n, (i + 1) * rows), bytes ? scratch + bytes * fnll_thread() : 0);
     }
-    free(scratch);
+    free(memory);
     return 1;
 }
 

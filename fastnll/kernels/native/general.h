@@ -190,7 +190,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     const int64_t t = hard ? read_target(task, o, i) : -1;
     const int as_it_is = S(as_it_is)(task), wanted = task->entropy || task->argmax || task->rank;
     const REAL *a = as_it_is ? (const REAL *)((const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner) : scratch;
-    const REAL *q = ce && task->q.p ? S(load_probs)(task, o, i, scratch + n) : 0;
+    const REAL *q = ce && task->q.p ? S(load_probs)(task, o, i, scratch + fnll_room(n)) : 0;
     const int valid = !hard || (t >= 0 && t < n);
     REAL a_t = 0; /* the target's logit, before the gradient overwrites it */
     if (hard && valid) {
@@ -198,7 +198,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
         a_t = a[t];
     }
     /* Exponentials are kept for the second sweep where one follows. */
-    REAL *kept = ce && !wanted && n <= KEEP_MOST && out ? scratch + 3 * n : 0;
+    REAL *kept = ce && !wanted && n <= KEEP_MOST && out ? scratch + 3 * fnll_room(n) : 0;
     fnll_block each[FNLL_KEEP_MOST / FNLL_BLOCK];
     S(look) look = {0.0, -INFINITY, 0.0, -INFINITY, 0.0, 0, hard && valid ? a_t : (REAL)INFINITY};
     fnll_block row = S(general_stats)(task, o, i, a, scratch, hard && valid ? t : -1, kept, kept || log ? each : 0, wanted ? &look : 0);
@@ -228,7 +228,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     }
     row_scalars s;
     if (row.sum > 0.0) {
-        finish(1, &row, &x_t, hard, &s);
+        finish(1, &row, &x_t, hard, 1, &s);
     } else {
         s = (row_scalars){0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0};
     }
@@ -243,7 +243,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     }
     if (!ce) {
         if (!out) return;
-        REAL *to = scratch + 2 * n;
+        REAL *to = scratch + 2 * fnll_room(n);
         fnll_task rows = *task;
         rows.stream = 0;
 #if !S_IS_16
@@ -273,7 +273,7 @@ static void S(general_row)(const fnll_task *task, int64_t r, REAL *scratch) {
     const double f = gradient_factor(task, r), mass = hard ? c_t : u.mass;
     const double total = (1.0 - eps) * mass + eps / live * u.smooth_mass + 2.0 * task->z_loss * lse;
     const int direct = !task->ids && task->out.cls == 1;
-    REAL *to = direct ? 0 : scratch + 2 * n;
+    REAL *to = direct ? 0 : scratch + 2 * fnll_room(n);
     const double smooth = eps / live;
     a_t = hard ? a[t] : 0; /* the gradient may overwrite it */
     S(emit_gradient)(task, a, kept, each, q, to, out, shift, &s, total, smooth, f);

@@ -44,12 +44,12 @@ inline_always int is_plain(fnll_block row, double x_t, int has_target, double li
 }
 
 /* The scalars of as many rows as a vector has lanes, from sums above 0 relative to 2^k. Where has_target, x is the target's
- * logit and sums leave it out. */
+ * logit and sums leave it out; lse and tail are then only set if they are wanted. */
 typedef struct {
     v_f64 k, inverse, rest, s, e_t, tail, nll, lse;
 } vector_scalars;
 
-inline_always void finish_vector(v_f64 k, v_f64 others, v_f64 x, int has_target, vector_scalars *u) {
+inline_always void finish_vector(v_f64 k, v_f64 others, v_f64 x, int has_target, int wants_lse, vector_scalars *u) {
     const v_f64 zero = set_f64(0);
     v_f64 e_t = zero;
     if (has_target) {
@@ -68,11 +68,14 @@ inline_always void finish_vector(v_f64 k, v_f64 others, v_f64 x, int has_target,
     s = scale2_f64(s, zero - up);
     others = scale2_f64(others, zero - up);
     e_t = scale2_f64(e_t, zero - up);
-    v_f64 log_s = log_f64(s), ratio = others / e_t;
-    v_f64 tail = k * LN2_LO + log_s;
-    v_f64 lse = tail - less_k_f64(zero, k), far = tail - less_k_f64(x, k);
-    v_f64 nll = select_f64(ratio < 0x1p40, log1p_f64(ratio), far);
-    v_f64 inverse = 1.0 / s;
+    const v_f64 ratio = others / e_t, most = set_f64(0x1p40), inverse = 1.0 / s;
+    v_f64 nll = zero, tail = zero, lse = zero;
+    if (has_target) nll = log1p_f64(ratio);
+    if (!has_target || wants_lse || any_above_f64(ratio, most)) {
+        tail = k * LN2_LO + log_f64(s);
+        lse = tail - less_k_f64(zero, k);
+        nll = select_f64(ratio < most, nll, tail - less_k_f64(x, k));
+    }
     *u = (vector_scalars){k, inverse, others * inverse, s, e_t, tail, nll, lse};
 }
 
@@ -81,7 +84,7 @@ inline_always row_scalars scalars_of(const vector_scalars *u, int j) {
 }
 
 /* Finish n <= FNLL_ROWS rows; those that are not plain get scalars without a meaning. */
-static void finish(int n, const fnll_block *row, const double *x_t, int has_target, row_scalars *out) {
+static void finish(int n, const fnll_block *row, const double *x_t, int has_target, int wants_lse, row_scalars *out) {
     for (int i = 0; i < n; i += W_f64) {
         const int m = n - i < W_f64 ? n - i : W_f64;
         double ek[W_f64], eo[W_f64], ex[W_f64];
@@ -93,7 +96,7 @@ static void finish(int n, const fnll_block *row, const double *x_t, int has_targ
             ex[j] = has_target && ok ? x_t[q] : 0.0;
         }
         vector_scalars u;
-        finish_vector(load_f64(ek), load_f64(eo), load_f64(ex), has_target, &u);
+        finish_vector(load_f64(ek), load_f64(eo), load_f64(ex), has_target, wants_lse, &u);
         for (int j = 0; j < m; j++) out[i + j] = scalars_of(&u, j);
     }
 }

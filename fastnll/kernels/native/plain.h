@@ -56,12 +56,12 @@ static fnll_block S(changed_stats)(const fnll_task *task, int64_t o, int64_t i, 
 #define GROUP 16
 static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *scratch) {
     const int ce = task->op == FNLL_CROSS_ENTROPY, log = task->op == FNLL_LOG_SOFTMAX && task->v <= FNLL_KEEP_MOST, sums = ce && task->smoothing != 0.0;
-    const int64_t v = task->v, blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
-    int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (v * (int64_t)sizeof(REAL)) : GROUP;
+    const int64_t v = task->v, room = fnll_room(v), blocks = (v + FNLL_BLOCK - 1) / FNLL_BLOCK;
+    int64_t group = task->out.p ? (int64_t)FNLL_KEEP_BYTES / (room * (int64_t)sizeof(REAL)) : GROUP;
     group = group < 1 ? 1 : group > GROUP ? GROUP : group;
     const int changed = !S_IS_16 && ce && !S(as_it_is)(task);
     const int keep = !changed && task->out.p && task->op != FNLL_LOG_SOFTMAX && v <= KEEP_MOST;
-    REAL *kept[2] = {scratch + 4 * v, scratch + 4 * v + group * v};
+    REAL *kept[2] = {scratch + 4 * room, scratch + (4 + group) * room};
     fnll_block each[2][GROUP + FNLL_KEEP_MOST / FNLL_BLOCK]; /* of rows beyond, the whole is one */
     S(emission) waiting[GROUP];
     int n_waiting = 0, side = 0;
@@ -81,7 +81,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
             row[j] = (fnll_block){NAN, 0.0};
             x_t[j] = sum[j] = 0.0;
             if (!absent && (!ce || (t[j] >= 0 && t[j] < v))) {
-                REAL *to = kept[side] + j * v;
+                REAL *to = kept[side] + j * room;
                 if (changed) {
                     row[j] = S(changed_stats)(task, o, i, to, t[j], &x_t[j], sums ? sum + j : 0, e);
                 } else {
@@ -94,7 +94,7 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
         }
         for (int j = m; j < n_waiting; j++) S(emit_end)(waiting + j);
         n_waiting = 0;
-        finish(m, row, x_t, ce, s);
+        finish(m, row, x_t, ce, !ce || task->smoothing != 0.0 || task->z_loss != 0.0, s);
         o = o0, i = i0;
         for (int j = 0; j < m; j++) {
             const int64_t r = g + j, o_r = o, i_r = i;
@@ -113,13 +113,13 @@ static void S(plain_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *s
             if (task->loss) task->loss[r - task->loss_from] = u.loss;
             if (task->lse) task->lse[r] = s[j].lse;
             if (!task->out.p) continue;
-            const STYPE *x = changed ? (const STYPE *)(kept[side] + j * v)
+            const STYPE *x = changed ? (const STYPE *)(kept[side] + j * room)
                                      : (const STYPE *)task->x.p + o_r * task->x.outer + i_r * task->x.inner;
             if (changed) { /* da/dx: 1 / temperature here, the rest of the cap's slope at each logit */
                 u.scale /= task->temperature, u.shift /= task->temperature;
                 u.value *= S(slope)(task, x_t[j]);
             }
-            S(emit_set)(task, x, keep ? kept[side] + j * v : 0,
+            S(emit_set)(task, x, keep ? kept[side] + j * room : 0,
                         each[side] + j * blocks, (STYPE *)task->out.p + o_r * task->out.outer + i_r * task->out.inner, &s[j], t[j],
                         u.scale, u.shift, u.value, &waiting[n_waiting++]);
         }

@@ -40,9 +40,10 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
                                   const int joins) {
     const int64_t v = task->v;
     const int log = task->op == FNLL_LOG_SOFTMAX;
-    const int64_t fit = SHORT_BYTES / (v * (int64_t)sizeof(REAL));
+    const int64_t step = joins ? v : fnll_room(v), fit = SHORT_BYTES / (step * (int64_t)sizeof(REAL));
     const int rows = !keep && !joins ? W_f64 : fit < 1 ? 1 : fit > W_f64 ? W_f64 : (int)fit;
-    REAL *sides[2] = {scratch + 4 * v + UNIT, scratch + (4 + rows) * v + 2 * UNIT}, *kept = sides[0];
+    const int64_t room = fnll_room(rows * step);
+    REAL *sides[2] = {scratch + 4 * fnll_room(v) + UNIT, scratch + 4 * fnll_room(v) + room + 2 * UNIT}, *kept = sides[0];
     S(emission) before = {0};
     fnll_task to = *task; /* the same, with the output where it is put together */
     if (joins) to.stream = FNLL_STREAM_NONE, to.out.outer = to.out.inner = 0;
@@ -61,11 +62,11 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             x_t[j] = f[j] = 0.0, c[j] = 1.0, t[j] = -1, plain[j] = 0;
             if (j >= m) continue;
             x[j] = (const STYPE *)task->x.p + o * task->x.outer + i * task->x.inner;
-            out[j] = joins ? (STYPE *)(kept + j * v) : (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
+            out[j] = joins ? (STYPE *)(kept + j * step) : (STYPE *)task->out.p + o * task->out.outer + i * task->out.inner;
             if (ce && !(task->row_weight && task->row_weight[g + j] == 0.0)) t[j] = read_target(task, o, i);
             if (++i == task->inner) i = 0, o++;
             if (ce && (t[j] < 0 || t[j] >= v)) continue;
-            lanes[j] = S(block_lanes)(x[j], v, 0, t[j], kept + j * v, 0, &before, 0, keep, 0, joins ? FROM_KEPT : NOTHING, joins);
+            lanes[j] = S(block_lanes)(x[j], v, 0, t[j], kept + j * step, 0, &before, 0, keep, 0, joins ? FROM_KEPT : NOTHING, joins);
             if (ce) x_t[j] = (double)S(get)(x[j] + t[j]);
             plain[j] = 1;
         }
@@ -75,14 +76,14 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             k[j] = 0.0;
             if (plain[j]) {
                 fnll_block row = {0.0, others[j]};
-                if (!(row.sum >= LEAST && row.sum < (double)SPECULATE)) row = S(block)(x[j], v, t[j], keep ? kept + j * v : 0, 0, 0);
+                if (!(row.sum >= LEAST && row.sum < (double)SPECULATE)) row = S(block)(x[j], v, t[j], keep ? kept + j * step : 0, 0, 0);
                 plain[j] = is_plain(row, x_t[j], ce, (double)LIMIT);
                 k[j] = row.k, others[j] = row.sum;
             }
             if (!plain[j]) k[j] = x_t[j] = 0.0, others[j] = 1.0, all = 0;
         }
         vector_scalars u;
-        finish_vector(load_f64(k), load_f64(others), load_f64(x_t), ce, &u);
+        finish_vector(load_f64(k), load_f64(others), load_f64(x_t), ce, !ce, &u);
         const int unweighted = all && ce && !task->row_weight && !task->target_weight;
         if (unweighted && task->loss) store_f64(task->loss + (g - task->loss_from), u.nll);
         if (unweighted && !task->out.p) continue;
@@ -112,7 +113,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             if (!task->out.p) continue;
             const int directly = joins || !task->stream, ahead = !joins && (const STYPE *)out[j] != x[j];
             if (directly && keep && k[j] == 0.0 && u.k[j] >= 0.0 && u.k[j] <= 60.0) {
-                S(write_row)((S(emission)){.kept = kept + j * v, .out = out[j], .n = v, .hole = t[j], .value = (REAL)value[j],
+                S(write_row)((S(emission)){.kept = kept + j * step, .out = out[j], .n = v, .hole = t[j], .value = (REAL)value[j],
                                            .scale = F(set)((REAL)scale[j]), .shift = F(set)(0), .ahead = ahead}, FROM_KEPT);
                 continue;
             }
@@ -123,7 +124,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
                 value[j] = -s.nll;
             }
             S(emission) e;
-            S(emit_set)(&to, x[j], keep ? kept + j * v : 0, &each, out[j], &s, t[j], ce ? f[j] * c[j] : 1.0, 0.0, value[j], &e);
+            S(emit_set)(&to, x[j], keep ? kept + j * step : 0, &each, out[j], &s, t[j], ce ? f[j] * c[j] : 1.0, 0.0, value[j], &e);
             if (directly && log)
                 S(write_row)(e, LOGARITHM);
             else

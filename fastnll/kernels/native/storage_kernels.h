@@ -12,7 +12,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
         }
         row_scalars s;
         double none = 0.0;
-        finish(1, &row, &none, 0, &s);
+        finish(1, &row, &none, 0, 1, &s);
         for (int64_t j = 0; j < task->k; j++) {
             const int64_t id = task->ids[r * task->k + j];
             task->picked[r * task->k + j] = id < 0 ? 0.0 : log_p(&s, (double)S(get)(x + id));
@@ -21,7 +21,7 @@ static void S(gather_rows)(const fnll_task *task, int64_t r0, int64_t r1, REAL *
 }
 
 static void S(rows)(const fnll_task *task, int64_t r0, int64_t r1, void *memory) {
-    REAL stack[4 * FNLL_STACK + 2 * FNLL_KEEP_BYTES / sizeof(REAL)];
+    REAL stack[4 * FNLL_STACK + 2 * FNLL_KEEP_BYTES / sizeof(REAL)] __attribute__((aligned(64)));
     REAL *scratch = task->v > FNLL_STACK ? memory : stack; /* of columns, memory has room for their exponentials behind it */
     const uint32_t mode = flush_on();
     if (task->op == FNLL_GATHER && task->v > 1)
@@ -64,7 +64,7 @@ static int S(split_merge)(const fnll_task *task, int64_t r, fnll_block *blocks, 
     for (int64_t b = 0; b < n; b++) row = merge_block(row, blocks[b]);
     if (!is_plain(row, x_t, ce, (double)LIMIT)) return 0;
     row_scalars s;
-    finish(1, &row, &x_t, ce, &s);
+    finish(1, &row, &x_t, ce, 1, &s);
     const double c = ce && task->target_weight ? task->target_weight[r] : 1.0;
     const double w = ce && task->row_weight ? task->row_weight[r] : 1.0;
     if (task->loss) task->loss[r - task->loss_from] = w * c != 0.0 ? w * c * s.nll : 0.0;
@@ -100,8 +100,8 @@ static void S(split_emit)(const fnll_task *task, int64_t r, int64_t b0, int64_t 
 
 /* x holds y, q the incoming gradient; both and out of any strides. */
 static void S(vjp)(const fnll_task *task, int log, int64_t r0, int64_t r1, void *memory) {
-    REAL stack[3 * FNLL_STACK];
-    REAL *ys = memory ? memory : stack, *gs = ys + task->v;
+    REAL stack[3 * FNLL_STACK] __attribute__((aligned(64)));
+    REAL *ys = memory ? memory : stack, *gs = ys + fnll_room(task->v);
     const int64_t n = task->v;
     const uint32_t mode = flush_on();
     for (int64_t r = r0; r < r1; r++) {

@@ -171,8 +171,9 @@ inline_always void F(transpose)(VEC *rows) {
 #define HAS_TRANSPOSE 0
 #endif
 
-/* log of positive normal numbers: x = m 2^e with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m-1)/(m+1)). */
-inline_always VEC F(log)(VEC x) {
+/* log(x + lost) of positive normal numbers, where `lost` is at most what a rounding loses: x = m 2^e with m in [sqrt(1/2), sqrt(2)),
+ * log m = 2 atanh((m-1)/(m+1)), and m - 1 has room for what was lost. */
+inline_always VEC F(log_parts)(VEC x, VEC lost, const int rounded) {
 #if T_IS_F64
     IVEC shifted = (IVEC)x - 0x3fe6a09e667f3bcdLL;
     IVEC e = shifted >> 52;
@@ -184,7 +185,9 @@ inline_always VEC F(log)(VEC x) {
     VEC m = (VEC)((IVEC)x - (e << 23));
     VEC ef = (VEC)((e + 0x4b400000)) - MAGIC;
 #endif
-    VEC s = (m - (REAL)1) / (m + (REAL)1), z = s * s;
+    VEC above = m - (REAL)1;
+    if (rounded) above += F(scale2)(lost, F(set)(0) - ef);
+    VEC s = above / (m + (REAL)1), z = s * s;
 #if T_IS_F64
     VEC p = z * 0x1.0f11d107ce4d6p-3 + 0x1.0f66dc4f1c824p-3;
     p = p * z + 0x1.3b2028ac28fcdp-3;
@@ -201,11 +204,12 @@ inline_always VEC F(log)(VEC x) {
     return ef * LN2_SHORT + (s + s + tail);
 }
 
-/* log(1 + y) for y >= 0 with small relative error: the rounding of 1 + y is added back to first order. */
+inline_always VEC F(log)(VEC x) { return F(log_parts)(x, F(set)(0), 0); }
+
+/* log(1 + y) for y >= 0 with small relative error. */
 inline_always VEC F(log1p)(VEC y) {
     VEC u = y + (REAL)1;
-    VEC lost = y - (u - (REAL)1);
-    return F(log)(u) + lost / u;
+    return F(log_parts)(u, y - (u - (REAL)1), 1);
 }
 
 /* tanh |u| = m / (m + 2) with m = expm1(2|u|) = 2^n (P(r) - 1) + (2^n - 1), where P(r) - 1 is formed without its 1. In float32

@@ -241,7 +241,7 @@ static void S(losses)(const fnll_linear *t, int64_t r0, int64_t r1, int64_t slic
             for (int64_t q = 1; q < slices; q++) row[j] = merge_block(row[j], t->states[q * t->c + g + j]);
             if (t->targets[g + j] < 0 || t->targets[g + j] >= t->v) row[j].k = NAN, t->target_logits[g + j] = 0.0;
         }
-        finish(m, row, t->target_logits + g, 1, s);
+        finish(m, row, t->target_logits + g, 1, 0, s);
         for (int j = 0; j < m; j++) {
             const double factor = t->factors ? t->factors[g + j] : 1.0;
             t->careful[g + j] = !is_plain(row[j], t->target_logits[g + j], 1, (double)LIMIT);
