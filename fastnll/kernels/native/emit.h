@@ -1,7 +1,8 @@
 /* The second primitive, emit, for rows that are contiguous and need no transform; one instance per storage dtype.
  *
  * An emission is a row whose scalars are known and whose output is still to be written: kept * scale + shift, or the same
- * with exponentials computed again, relative to 1 or to the row's 2^k, or log-probabilities; out[hole] = value. It is written in units of four vectors, by the
+ * with exponentials computed again, relative to 1 or to the row's 2^k, or log-probabilities; out[hole] = value. Or it is several rows
+ * that are ready, whose output is one piece. It is written in units of four vectors, by the
  * sweep over the next row or at once.
  */
 #undef NOTHING
@@ -10,12 +11,14 @@
 #undef RELATIVE
 #undef CAPPED
 #undef LOGARITHM
+#undef JOINED
 #define NOTHING 0
 #define FROM_KEPT 1
 #define FROM_LOGITS 2
 #define RELATIVE 3
 #define CAPPED 4
 #define LOGARITHM 5
+#define JOINED 6
 
 /* Classes up to which exponentials are kept from the sums to the output; in float32, to compute them again costs less than a way
  * beyond the second-level cache and back. */
@@ -30,6 +33,7 @@ typedef struct {
     VEC per_cap;                /* 1 / softcap */
     VEC k, scale, shift;        /* reference, factor, summand; for a logarithm the row's logsumexp in two parts */
     REAL value;
+    int64_t row, gap, turn;     /* of rows joined: their length, what lies between two of them at `kept`, and where the next begins */
     int mode, bypass, ahead;    /* bypass: stores do not read their lines first; ahead: lines to write have not been read */
 } S(emission);
 
@@ -64,11 +68,33 @@ inline_always VEC S(with)(VEC a, int64_t lane, REAL value) {
     return F(select)(l == (IVEC){} + (INT)(lane < 0 || lane >= W ? -1 : lane), F(set)(value), a);
 }
 
+/* a in the lanes before `lane`, b from there. */
+inline_always VEC S(where_before)(int64_t lane, VEC a, VEC b) {
+    IVEC l;
+    for (int q = 0; q < W; q++) l[q] = q;
+    return F(select)(l < (IVEC){} + (INT)lane, a, b);
+}
+
 /* Four vectors, if as many are left before the end of whole units. */
 inline_always void S(emit_unit)(S(emission) *e, const int mode, const int bypass) {
     const int64_t j = e->at;
     if (j >= e->whole) return;
     VEC a[4];
+#if !S_IS_16
+    if (mode == JOINED) {
+        for (int q = 0; q < 4; q++) {
+            const REAL *from = e->kept + j + q * W;
+            VEC b = F(load)(from);
+            if (j + q * W + W > e->turn) { /* the row ends in this vector; a row is longer than one */
+                b = S(where_before)(e->turn - j - q * W, b, F(load)(from + e->gap));
+                e->kept += e->gap, e->turn += e->row;
+            }
+            stream(e->out + j + q * W, (v_f32)b);
+        }
+        e->at = j + 4 * W;
+        return;
+    }
+#endif
     for (int q = 0; q < 4; q++) a[q] = S(emit_value)(e, j + q * W, W, mode);
 #if !S_IS_16
     if (bypass) {
@@ -137,7 +163,9 @@ inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass
 /* Write what is left of a row. */
 static void S(emit_end)(S(emission) *e) {
     if (e->at >= e->n) return;
-    if (e->mode == LOGARITHM)
+    if (e->mode == JOINED)
+        while (e->at < e->whole) S(emit_unit)(e, JOINED, 1);
+    else if (e->mode == LOGARITHM)
         e->bypass ? S(emit_all)(e, LOGARITHM, 1) : S(emit_all)(e, LOGARITHM, 0);
     else if (e->mode == FROM_KEPT)
         e->bypass ? S(emit_all)(e, FROM_KEPT, 1) : S(emit_all)(e, FROM_KEPT, 0);

@@ -88,7 +88,7 @@ inline_always v_f64 S(block_lanes)(const STYPE *x, int64_t n, REAL k, int64_t sk
             for (int64_t q = 0; q < m; q++) added += S(get)(x + i + q);
     }
 #undef ADD
-    if (mode) e->at = row.at;
+    if (mode) e->at = row.at, e->kept = row.kept, e->turn = row.turn;
     if (total) *sum += added + CAT(sum_, T)(c0 + c1);
     return F(halves)(((a0 + b0) + (a1 + b1)) + ((a2 + b2) + (a3 + b3)));
 }

@@ -9,17 +9,22 @@
 #define SHORT_BYTES (16 << 10) /* of exponentials: beside the logits of as many, what the first-level cache takes */
 #define UNIT (4 * W)
 
-/* The output of a group, one row behind the other at `from`, as an emission of whole units to whole lines. What is left at its
- * end waits in front of the next group's, whose output begins at `next`. */
-static int64_t S(join)(S(emission) *e, STYPE *to, REAL *from, int64_t n, int64_t waiting, REAL *next) {
-    from -= waiting, to -= waiting, n += waiting;
+/* The output of a group of rows, each v + gap behind the one before from `from` on, as an emission of whole units to whole lines. What
+ * is left at its end waits in front of the next group's, whose output begins at `next`. */
+static int64_t S(join)(S(emission) *e, STYPE *to, REAL *from, int64_t rows, int64_t v, int64_t gap, int64_t waiting, REAL *next) {
+    const int64_t n = rows * v + waiting;
+    from -= waiting, to -= waiting;
     int64_t head = (int64_t)((-(uintptr_t)to & (VBYTES - 1)) / sizeof(STYPE)); /* 0 but for a range's first group */
     if (head > n) head = n;
     for (int64_t q = 0; q < head; q++) S(put)(to + q, from[q]);
     const int64_t left = (n - head) % UNIT;
     *e = (S(emission)){.kept = from + head, .out = to + head, .whole = n - head - left, .n = n - head - left, .hole = -1,
-                       .scale = F(set)(1), .shift = F(set)((REAL)-0.0), .mode = FROM_KEPT, .bypass = 1};
-    memcpy(next - left, from + n - left, (size_t)left * sizeof(REAL));
+                       .row = v, .gap = gap, .turn = gap ? waiting + v - head : INT64_MAX, .mode = JOINED, .bypass = 1};
+    for (int64_t i = n - left; i < n;) {
+        const int64_t row = i < waiting ? 0 : (i - waiting) / v, end = waiting + (row + 1) * v;
+        memcpy(next - (n - i), from + i + row * gap, (size_t)(end - i) * sizeof(REAL));
+        i = end;
+    }
     return left;
 }
 
@@ -40,10 +45,9 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
                                   const int joins) {
     const int64_t v = task->v;
     const int log = task->op == FNLL_LOG_SOFTMAX;
-    const int64_t step = joins ? v : fnll_room(v), fit = SHORT_BYTES / (step * (int64_t)sizeof(REAL));
+    const int64_t step = fnll_room(v), fit = SHORT_BYTES / (step * (int64_t)sizeof(REAL));
     const int rows = !keep && !joins ? W_f64 : fit < 1 ? 1 : fit > W_f64 ? W_f64 : (int)fit;
-    const int64_t room = fnll_room(rows * step);
-    REAL *sides[2] = {scratch + 4 * fnll_room(v) + UNIT, scratch + 4 * fnll_room(v) + room + 2 * UNIT}, *kept = sides[0];
+    REAL *sides[2] = {scratch + 4 * step + UNIT, scratch + (4 + rows) * step + 2 * UNIT}, *kept = sides[0];
     S(emission) before = {0};
     fnll_task to = *task; /* the same, with the output where it is put together */
     if (joins) to.stream = FNLL_STREAM_NONE, to.out.outer = to.out.inner = 0;
@@ -66,7 +70,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
             if (ce && !(task->row_weight && task->row_weight[g + j] == 0.0)) t[j] = read_target(task, o, i);
             if (++i == task->inner) i = 0, o++;
             if (ce && (t[j] < 0 || t[j] >= v)) continue;
-            lanes[j] = S(block_lanes)(x[j], v, 0, t[j], kept + j * step, 0, &before, 0, keep, 0, joins ? FROM_KEPT : NOTHING, joins);
+            lanes[j] = S(block_lanes)(x[j], v, 0, t[j], kept + j * step, 0, &before, 0, keep, 0, joins ? JOINED : NOTHING, joins);
             if (ce) x_t[j] = (double)S(get)(x[j] + t[j]);
             plain[j] = 1;
         }
@@ -133,7 +137,7 @@ inline_always void S(short_range)(const fnll_task *task, int64_t r0, int64_t r1,
         if (joins) {
             S(emit_end)(&before);
             REAL *next = kept == sides[0] ? sides[1] : sides[0];
-            waiting = S(join)(&before, (STYPE *)task->out.p + g * v, kept, m * v, waiting, next);
+            waiting = S(join)(&before, (STYPE *)task->out.p + g * v, kept, m, v, step - v, waiting, next);
             kept = next;
         }
     }
