@@ -125,9 +125,11 @@ inline_always void S(stream_part)(STYPE *p, VEC a, int64_t m) {
     }
 }
 
-/* Bring the output to a vector boundary where stores bypass the cache, and say where whole units end. */
+/* Bring the output to a vector boundary where stores bypass the cache, or would be computed from logits at the same place: vectors that
+ * straddle two lines cost more than a part of one. Say where whole units end. */
 static void S(emit_begin)(S(emission) *e) {
-    int64_t head = e->bypass ? (int64_t)((-(uintptr_t)e->out & (VBYTES - 1)) / sizeof(STYPE)) : 0;
+    const int starts = e->bypass || (!S_IS_16 && e->mode != FROM_KEPT && e->n >= FNLL_BLOCK);
+    int64_t head = starts ? (int64_t)((-(uintptr_t)e->out & (VBYTES - 1)) / sizeof(STYPE)) : 0;
     if (head > e->n) head = e->n;
     e->at = head;
     e->whole = head + (e->n - head) / (4 * W) * (4 * W);
@@ -137,7 +139,10 @@ static void S(emit_begin)(S(emission) *e) {
                   : e->mode == RELATIVE    ? S(emit_value)(e, 0, head, RELATIVE)
                   : e->mode == CAPPED      ? S(emit_value)(e, 0, head, CAPPED)
                                            : S(emit_value)(e, 0, head, LOGARITHM);
-    S(stream_part)(e->out, S(with)(a, e->hole, e->value), head);
+    if (e->bypass)
+        S(stream_part)(e->out, S(with)(a, e->hole, e->value), head);
+    else
+        S(st_part)(e->out, S(with)(a, e->hole, e->value), head);
 }
 
 inline_always void S(emit_all)(S(emission) *to, const int mode, const int bypass) {
